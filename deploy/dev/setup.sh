@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Installs what a Debian-like machine lacks to build, test and demonstrate
+# mcpaudit, and says what it does. Quick when nothing is missing.
+#
+#   deploy/dev/setup.sh [all|npm|python|engine]     default: all
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+# need COMMAND PACKAGE: installs a Debian package when its command is missing.
+need() {
+  command -v "$1" >/dev/null && return
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "installing Debian package $2 (no $1 found)"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >&2
+  else
+    say "$1 is missing; install it (Debian: apt-get install $2) and run this again"
+    exit 1
+  fi
+}
+
+npm_packages() {
+  local dir=deploy/dev/npm stamp
+  need node nodejs
+  need npm npm
+  stamp=$(sha256sum $dir/package-lock.json | cut -c1-64)
+  [ "$(cat $dir/node_modules/.stamp 2>/dev/null)" = "$stamp" ] && return
+  say "installing the npm packages of $dir/package-lock.json (MCP servers, MCP Inspector, buf)"
+  # install, not ci: buf's lock entries lack the platforms that this registry does
+  # not carry, and ci calls that a mismatch. --no-save keeps the lock as it is.
+  (cd $dir && npm install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error >&2)
+  echo "$stamp" >$dir/node_modules/.stamp
+}
+
+python_packages() {
+  local dir=deploy/dev/python venv=.cache/python stamp
+  need python3 python3
+  python3 -c 'import venv, ensurepip' 2>/dev/null || need "python3 -m venv" python3-venv
+  stamp=$(sha256sum $dir/requirements.txt | cut -c1-64)
+  [ "$(cat $venv/.stamp 2>/dev/null)" = "$stamp" ] && return
+  say "installing the Python packages of $dir/requirements.txt into $venv"
+  python3 -m venv --clear $venv
+  $venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $dir/requirements.txt >&2
+  echo "$stamp" >$venv/.stamp
+}
+
+engine() {
+  go run ./cmd/mcpaudit engine install
+}
+
+need go golang
+case "${1:-all}" in
+  npm) npm_packages ;;
+  python) python_packages ;;
+  engine) engine ;;
+  all) npm_packages; python_packages; engine ;;
+  *) say "unknown part $1; use all, npm, python or engine"; exit 2 ;;
+esac
