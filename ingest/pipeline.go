@@ -1,0 +1,334 @@
+// Package ingest is the way of an event from a source (gRPC, Kafka) into the
+// store: check → de-duplicate → redact → seal → append → acknowledge.
+//
+// [Pipeline.Submit] returns when its events are durable, so a source answers or
+// commits an offset after it and never before. There is no queue behind it that
+// could lose anything: a source that is not answered holds its own events.
+//
+// Three stages overlap. Callers of Submit check and redact on their own
+// goroutines. The sealer (one goroutine, owner of every emitter's sequence and
+// of the batch number) gathers the requests of all callers into a batch. The
+// writer (one goroutine) appends batch after batch; while it writes one, the
+// sealer gathers the next, so batches grow with the load.
+//
+// A crash at any point loses only what was not acknowledged: before the append
+// nothing of the batch exists; after it the batch is stored and an emitter that
+// saw no answer sends its events again, which the sequence that is read back
+// from the store then knows.
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/store"
+)
+
+// Config of a pipeline. The zero value of a field means its default.
+type Config struct {
+	LogName  string        // name of the log that this instance writes; default "main"
+	MaxRows  int           // events in a batch; default 20000
+	MaxAge   time.Duration // how long the first event of a batch waits for others; default 25 ms
+	MaxBytes int64         // events under way in memory, in bytes on the wire; default 64 MiB
+	// Retention is how many months events are kept after the month in which they
+	// were received; default 12.
+	Retention int
+	// Emitters is how many emitters' sequences are kept in memory; others are
+	// read back from the store when they are heard again. Default 200000.
+	Emitters int
+}
+
+func (c Config) withDefaults() Config {
+	set := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	if c.LogName == "" {
+		c.LogName = "main"
+	}
+	set(&c.MaxRows, 20000)
+	set(&c.Retention, 12)
+	set(&c.Emitters, 200000)
+	if c.MaxAge == 0 {
+		c.MaxAge = 25 * time.Millisecond
+	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = 64 << 20
+	}
+	return c
+}
+
+// Store is what the pipeline needs of one; *store.Store is it.
+type Store interface {
+	// Append stores a batch durably and once; after an error the same batch is
+	// appended again.
+	Append(ctx context.Context, b store.Batch) error
+	// Sequences reads which numbers of these emitters are stored.
+	Sequences(ctx context.Context, emitters []string) (map[string][]store.Run, error)
+	// Log finds or starts the log of this name, and its last batch.
+	Log(ctx context.Context, name string, now time.Time) (id string, last uint64, err error)
+	// Parts counts the parts that the events lie in.
+	Parts(ctx context.Context) (uint64, error)
+}
+
+// Redactor scrubs an event that should already be clean: the second of the two
+// times that redaction runs.
+type Redactor interface {
+	Again(e *event.Event)
+}
+
+// Observer hears what the pipeline does, for metrics. Its methods are called on
+// hot paths and must not block.
+type Observer interface {
+	Committed(events int, took time.Duration) // a batch became durable
+	Settled(stored, duplicates, rejected int) // a request was answered
+	StoreFailed()                             // an append failed and will be tried again
+}
+
+// ErrUnavailable means that nothing can be stored now. The events of the
+// request may or may not become durable; sending them again is safe.
+var ErrUnavailable = errors.New("the store can't take events now")
+
+// Rejection is one event that was refused and is not stored.
+type Rejection struct {
+	Index  int  // in the request
+	Gaps   bool // refused because its emitter's sequence has too many gaps
+	Reason error
+}
+
+// Progress is how far one emitter's sequence is stored.
+type Progress struct {
+	Emitter             string
+	Contiguous, Highest uint64
+}
+
+// Settled says what became of a request: all its events but the rejected are
+// durable.
+type Settled struct {
+	Stored, Duplicates int
+	Rejected           []Rejection
+	Progress           []Progress
+}
+
+// request is one Submit under way. The sealer fills settled; whoever closes
+// done has made it true.
+type request struct {
+	events  []*event.Event
+	index   []int // position of each event in the caller's request
+	settled Settled
+	err     error
+	weight  int64 // held of Pipeline.memory until done
+	done    chan struct{}
+}
+
+// Pipeline takes events and makes them durable. Make it with New, then Run it.
+type Pipeline struct {
+	cfg    Config
+	store  Store
+	redact Redactor
+	now    func() time.Time
+	log    *slog.Logger
+	watch  Observer
+
+	in     chan *request
+	room   chan struct{} // one token while the writer has room for a batch
+	memory *semaphore.Weighted
+	health health
+	ready  atomic.Bool
+	closed chan struct{} // closed when Run takes no more requests
+
+	age          atomic.Int64  // how long a batch gathers now, in nanoseconds; the writer sets it
+	settledBatch atomic.Uint64 // the last batch that is durable; the writer sets it
+}
+
+// New makes a pipeline; it does nothing until Run.
+func New(cfg Config, s Store, r Redactor, now func() time.Time, log *slog.Logger, watch Observer) *Pipeline {
+	cfg = cfg.withDefaults()
+	p := &Pipeline{
+		cfg: cfg, store: s, redact: r, now: now, log: log, watch: watch,
+		in: make(chan *request), room: make(chan struct{}, 1), memory: semaphore.NewWeighted(cfg.MaxBytes), closed: make(chan struct{}),
+		health: health{down: make(chan struct{})},
+	}
+	p.age.Store(int64(cfg.MaxAge))
+	p.room <- struct{}{}
+	return p
+}
+
+// Ready says whether the pipeline takes events, and if not, why.
+func (p *Pipeline) Ready() error {
+	if !p.ready.Load() {
+		return errors.New("ingest has not started")
+	}
+	if p.health.isDown() {
+		return ErrUnavailable
+	}
+	return nil
+}
+
+// Submit makes events durable and returns when they are; it is Start and Wait.
+func (p *Pipeline) Submit(ctx context.Context, events []*event.Event, size int) (Settled, error) {
+	r, err := p.Start(ctx, events, size)
+	if err != nil {
+		return Settled{}, err
+	}
+	return r.Wait(ctx)
+}
+
+// Pending is a request under way.
+type Pending struct {
+	p    *Pipeline
+	r    *request
+	down <-chan struct{}
+}
+
+// Start checks and redacts events and hands them to the sealer, in the order of
+// its calls. It blocks while too much is under way: that is the flow control.
+// size is about what the events take in memory, in bytes. A nil event is one
+// that the caller has refused already. The error is ErrUnavailable or the
+// context's.
+//
+// The events belong to the pipeline from here on.
+func (p *Pipeline) Start(ctx context.Context, events []*event.Event, size int) (*Pending, error) {
+	if p.Ready() != nil {
+		return nil, ErrUnavailable
+	}
+	down := p.health.downSignal()
+	weight := min(int64(size), p.cfg.MaxBytes)
+	if err := p.acquire(ctx, weight, down); err != nil {
+		return nil, err
+	}
+	received := p.now().UnixMicro()
+	r := &request{events: make([]*event.Event, 0, len(events)), index: make([]int, 0, len(events)), weight: weight, done: make(chan struct{})}
+	for i, e := range events {
+		if e == nil {
+			continue
+		}
+		e.ReceivedAt = received
+		if err := e.Check(); err != nil {
+			r.settled.Rejected = append(r.settled.Rejected, Rejection{Index: i, Reason: err})
+			continue
+		}
+		p.redact.Again(e)
+		r.events, r.index = append(r.events, e), append(r.index, i)
+	}
+	var err error
+	select {
+	case p.in <- r: // the writer releases the memory, also when nobody waits any longer
+		return &Pending{p, r, down}, nil
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-down:
+		err = ErrUnavailable
+	case <-p.closed:
+		err = ErrUnavailable
+	}
+	p.memory.Release(weight)
+	return nil, err
+}
+
+// acquire waits for room in memory, but not for a store that is away.
+func (p *Pipeline) acquire(ctx context.Context, weight int64, down <-chan struct{}) error {
+	if p.memory.TryAcquire(weight) {
+		return nil
+	}
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-down:
+			cancel()
+		case <-p.closed:
+			cancel()
+		case <-wait.Done():
+		}
+	}()
+	if err := p.memory.Acquire(wait, weight); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return ErrUnavailable
+	}
+	return nil
+}
+
+// Wait returns when the events are durable.
+func (w *Pending) Wait(ctx context.Context) (Settled, error) {
+	select {
+	case <-w.r.done:
+		if w.r.err != nil {
+			return Settled{}, w.r.err
+		}
+		w.p.watch.Settled(w.r.settled.Stored, w.r.settled.Duplicates, len(w.r.settled.Rejected))
+		return w.r.settled, nil
+	case <-ctx.Done():
+		return Settled{}, ctx.Err()
+	case <-w.down:
+		return Settled{}, ErrUnavailable
+	}
+}
+
+// Run finds the log, then commits batches until ctx ends; what was gathered by
+// then is written before it returns.
+func (p *Pipeline) Run(ctx context.Context) error {
+	id, last, err := p.store.Log(ctx, p.cfg.LogName, p.now())
+	if err != nil {
+		return fmt.Errorf("start ingest: %w", err)
+	}
+	s := newSealer(p, id, last)
+	p.ready.Store(true)
+	p.log.Info("ingest is ready", "log", id, "last_batch", last)
+
+	batches := make(chan sealed, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { p.write(ctx, batches) })
+	s.run(ctx, batches)
+	p.ready.Store(false)
+	close(p.closed)
+	close(batches)
+	wg.Wait()
+	return nil
+}
+
+// health is whether the last append worked. Waiting callers are told at once
+// when it turns bad.
+type health struct {
+	mu   sync.Mutex
+	bad  bool
+	down chan struct{} // closed while bad
+}
+
+func (h *health) isDown() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.bad
+}
+
+func (h *health) downSignal() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.down
+}
+
+// set reports whether the state changed.
+func (h *health) set(bad bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if bad == h.bad {
+		return false
+	}
+	if h.bad = bad; bad {
+		close(h.down)
+	} else {
+		h.down = make(chan struct{})
+	}
+	return true
+}

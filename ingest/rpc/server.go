@@ -1,0 +1,199 @@
+// Package rpc is the gRPC side of ingest: it turns requests into events for the
+// pipeline and the pipeline's word into answers. An answer leaves after the
+// events are durable.
+package rpc
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/mcpaudit/mcpaudit/ingest"
+	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/wire"
+	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+)
+
+// Limits of one request, as ingest.proto says.
+const (
+	MaxEvents = 5000
+	MaxBytes  = 4 << 20
+
+	// window is how many requests of one stream may wait for the store. The
+	// stream is read no further: the emitter feels it, memory does not.
+	window = 8
+)
+
+// Config of the ingest service.
+type Config struct {
+	ClockTolerance time.Duration // difference of clocks that is said to be off; default 5 minutes
+	RetryAfter     time.Duration // what emitters are told to wait when the store is away; default 2 s
+}
+
+// Server implements mcpaudit.v1.IngestService.
+type Server struct {
+	pb.UnimplementedIngestServiceServer
+	cfg      Config
+	pipeline *ingest.Pipeline
+	now      func() time.Time
+}
+
+// New makes the service on a pipeline.
+func New(cfg Config, p *ingest.Pipeline, now func() time.Time) *Server {
+	if cfg.ClockTolerance == 0 {
+		cfg.ClockTolerance = 5 * time.Minute
+	}
+	if cfg.RetryAfter == 0 {
+		cfg.RetryAfter = 2 * time.Second
+	}
+	return &Server{cfg: cfg, pipeline: p, now: now}
+}
+
+// PublishBatch stores one batch.
+func (s *Server) PublishBatch(ctx context.Context, req *pb.PublishBatchRequest) (*pb.PublishBatchResponse, error) {
+	b, err := s.start(ctx, req.GetEvents(), req.GetSentAt(), proto.Size(req))
+	if err != nil {
+		return nil, err
+	}
+	receipt, err := s.settle(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.PublishBatchResponse{Receipt: receipt}, nil
+}
+
+// Publish stores the batches of a stream, in order. A request that can't be
+// stored ends the stream with its error; everything before it was answered.
+func (s *Server) Publish(stream pb.IngestService_PublishServer) error {
+	ctx := stream.Context()
+	under := make(chan *batch, window)
+	// The receiver ends with the stream, at the latest when this method returns.
+	go s.receive(ctx, stream, under)
+	for b := range under {
+		if b.err != nil {
+			return b.err
+		}
+		receipt, err := s.settle(ctx, b)
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(&pb.PublishResponse{Receipt: receipt}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// receive starts one request after the other and passes them on; an error is
+// passed on in its place and ends it.
+func (s *Server) receive(ctx context.Context, stream pb.IngestService_PublishServer, under chan<- *batch) {
+	defer close(under)
+	for {
+		req, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		var b *batch
+		if err == nil {
+			b, err = s.start(ctx, req.GetEvents(), req.GetSentAt(), proto.Size(req))
+		}
+		if err != nil {
+			b = &batch{err: err}
+		}
+		select {
+		case under <- b:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// batch is a request on its way.
+type batch struct {
+	pending  *ingest.Pending
+	seqs     []uint64 // as sent, for the rejections
+	rejected []*pb.Rejection
+	skew     *durationpb.Duration
+	clockOff bool
+	err      error
+}
+
+func (s *Server) start(ctx context.Context, messages []*pb.Event, sentAt *timestamppb.Timestamp, size int) (*batch, error) {
+	if len(messages) > MaxEvents {
+		return nil, status.Errorf(codes.InvalidArgument, "a batch has at most %d events, this one has %d; send it in parts", MaxEvents, len(messages))
+	}
+	b := &batch{seqs: make([]uint64, len(messages))}
+	if sentAt != nil {
+		skew := s.now().Sub(sentAt.AsTime())
+		b.skew, b.clockOff = durationpb.New(skew), skew.Abs() > s.cfg.ClockTolerance
+	}
+	events := make([]*event.Event, len(messages))
+	all := make([]event.Event, len(messages))
+	for i, m := range messages {
+		b.seqs[i] = m.GetEmitterSeq()
+		if err := wire.FromProto(m, &all[i]); err != nil {
+			b.reject(i, pb.Rejection_CODE_INVALID, err)
+			continue
+		}
+		events[i] = &all[i]
+	}
+	var err error
+	if b.pending, err = s.pipeline.Start(ctx, events, size); err != nil {
+		return nil, s.status(err)
+	}
+	return b, nil
+}
+
+func (b *batch) reject(i int, code pb.Rejection_Code, reason error) {
+	b.rejected = append(b.rejected, &pb.Rejection{Index: uint32(i), EmitterSeq: b.seqs[i], Code: code, Reason: reason.Error()})
+}
+
+func (s *Server) settle(ctx context.Context, b *batch) (*pb.Receipt, error) {
+	settled, err := b.pending.Wait(ctx)
+	if err != nil {
+		return nil, s.status(err)
+	}
+	for _, r := range settled.Rejected {
+		code := pb.Rejection_CODE_INVALID
+		if r.Gaps {
+			code = pb.Rejection_CODE_TOO_MANY_GAPS
+		}
+		b.reject(r.Index, code, r.Reason)
+	}
+	slices.SortFunc(b.rejected, func(x, y *pb.Rejection) int { return cmp.Compare(x.Index, y.Index) })
+	receipt := &pb.Receipt{
+		Stored: uint32(settled.Stored), Duplicates: uint32(settled.Duplicates), Rejected: b.rejected,
+		ClockSkew: b.skew, ClockOff: b.clockOff,
+	}
+	for _, p := range settled.Progress {
+		receipt.Progress = append(receipt.Progress, &pb.Progress{EmitterId: p.Emitter, ContiguousSeq: p.Contiguous, HighestSeq: p.Highest})
+	}
+	return receipt, nil
+}
+
+// status turns a pipeline's error into what an emitter may see.
+func (s *Server) status(err error) error {
+	if !errors.Is(err, ingest.ErrUnavailable) {
+		return status.FromContextError(err).Err()
+	}
+	st, detailErr := status.New(codes.Unavailable, fmt.Sprintf("%v; nothing is lost, send the same events again in %v", err, s.cfg.RetryAfter)).
+		WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(s.cfg.RetryAfter)})
+	if detailErr != nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	return st.Err()
+}

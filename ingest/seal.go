@@ -1,0 +1,200 @@
+package ingest
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/store"
+)
+
+// sealed is a batch on its way to the store, with the requests that wait for it.
+// A batch without events has nothing to store: its requests were duplicates of
+// batches before it.
+type sealed struct {
+	batch    store.Batch
+	number   uint64
+	requests []*request
+}
+
+// sealer gathers requests into batches. Its fields belong to the goroutine that
+// calls run.
+type sealer struct {
+	p     *Pipeline
+	logID string
+	last  uint64 // number of the last batch that was sealed
+	known *simplelru.LRU[string, *sequence]
+	row   []byte
+}
+
+func newSealer(p *Pipeline, logID string, last uint64) *sealer {
+	// The size is enforced by evict, which knows what may go.
+	known, _ := simplelru.NewLRU[string, *sequence](1<<31-1, nil)
+	return &sealer{p: p, logID: logID, last: last, known: known}
+}
+
+// run gathers and seals until ctx ends.
+func (s *sealer) run(ctx context.Context, out chan<- sealed) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case first := <-s.p.in:
+			out <- s.seal(ctx, s.gather(ctx, first))
+		}
+	}
+}
+
+// gather collects requests until the batch is full, or old and the writer has
+// room for it: under load a batch grows to what arrives while one is written.
+// It returns when the writer has room.
+func (s *sealer) gather(ctx context.Context, first *request) []*request {
+	requests, rows := []*request{first}, len(first.events)
+	age := time.NewTimer(time.Duration(s.p.age.Load()))
+	defer age.Stop()
+	var room <-chan struct{} // nil, so never chosen, while the batch is young
+	for rows < s.p.cfg.MaxRows {
+		select {
+		case r := <-s.p.in:
+			requests, rows = append(requests, r), rows+len(r.events)
+		case <-age.C:
+			room = s.p.room
+		case <-room:
+			return requests
+		case <-ctx.Done():
+			<-s.p.room
+			return requests
+		}
+	}
+	<-s.p.room
+	return requests
+}
+
+// seal drops duplicates and gives every other event its place in the log.
+func (s *sealer) seal(ctx context.Context, requests []*request) sealed {
+	recoverErr := s.recover(ctx, requests)
+	now := s.p.now()
+	number := s.last + 1
+	expires := expiryMonth(now, s.p.cfg.Retention)
+	b := sealed{requests: requests, number: s.last}
+	token := sha256.New()
+	for _, r := range requests {
+		if recoverErr != nil && s.misses(r) {
+			r.err = ErrUnavailable
+			continue
+		}
+		for i, e := range r.events {
+			q, _ := s.known.Get(e.EmitterID)
+			switch q.add(e.EmitterSeq) {
+			case isDuplicate:
+				r.settled.Duplicates++
+				continue
+			case isBeyondGaps:
+				r.settled.Rejected = append(r.settled.Rejected, Rejection{Index: r.index[i], Gaps: true, Reason: &event.Violation{
+					Field: "emitter_seq", Reason: fmt.Sprintf("the emitter's sequence has more than %d gaps; send what is missing first", store.MaxRuns)}})
+				continue
+			}
+			q.batch = number
+			r.settled.Stored++
+			e.LogID, e.Batch, e.Leaf, e.ExpiresMonth = s.logID, number, uint32(len(b.batch.Events)), expires
+			b.batch.Events = append(b.batch.Events, e)
+			s.row = event.AppendRow(s.row[:0], e)
+			leaf := sha256.Sum256(s.row)
+			token.Write(leaf[:])
+		}
+		r.settled.Progress = s.progress(r)
+	}
+	if len(b.batch.Events) > 0 {
+		s.last, b.number = number, number
+		// The contents are part of the name: a number that is used again after a
+		// crash, for other events, must not be taken for the first one.
+		b.batch.Token = fmt.Sprintf("%s/%d/%s", s.logID, number, hex.EncodeToString(token.Sum(nil)[:16]))
+	}
+	s.evict()
+	return b
+}
+
+// recover reads the sequences of emitters that are heard for the first time.
+func (s *sealer) recover(ctx context.Context, requests []*request) error {
+	var missing []string
+	for _, r := range requests {
+		for _, e := range r.events {
+			if !s.known.Contains(e.EmitterID) {
+				s.known.Add(e.EmitterID, nil) // so that it is asked for once
+				missing = append(missing, e.EmitterID)
+			}
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	runs, err := s.p.store.Sequences(ctx, missing)
+	for _, emitter := range missing {
+		if err != nil {
+			s.known.Remove(emitter)
+			continue
+		}
+		s.known.Add(emitter, &sequence{runs: runs[emitter]})
+	}
+	if err != nil {
+		s.p.log.Error("reading emitters' sequences", "emitters", len(missing), "error", err)
+	}
+	return err
+}
+
+// misses says whether the sequence of one of the request's emitters could not
+// be read: without it, its events could be stored twice.
+func (s *sealer) misses(r *request) bool {
+	for _, e := range r.events {
+		if !s.known.Contains(e.EmitterID) {
+			return true
+		}
+	}
+	return false
+}
+
+// progress of each emitter of a request, in the order of first mention. It is
+// true once this batch is durable, which is when it is sent.
+func (s *sealer) progress(r *request) []Progress {
+	var out []Progress
+	last := ""
+	seen := map[string]bool{}
+	for _, e := range r.events {
+		if e.EmitterID == last || seen[e.EmitterID] {
+			continue
+		}
+		last = e.EmitterID
+		seen[last] = true
+		q, _ := s.known.Get(last)
+		out = append(out, Progress{last, q.contiguous(), q.highest()})
+	}
+	return out
+}
+
+// evict forgets the emitters that were silent longest. One whose events are not
+// durable yet stays: reading it back from the store would miss them.
+func (s *sealer) evict() {
+	for s.known.Len() > s.p.cfg.Emitters {
+		_, q, _ := s.known.GetOldest()
+		if q.batch > s.p.settledBatch.Load() {
+			return
+		}
+		s.known.RemoveOldest()
+	}
+}
+
+// expiryMonth is the first day, counted from 1970-01-01, of the month in which
+// events received now expire.
+func expiryMonth(now time.Time, months int) uint16 {
+	now = now.UTC()
+	// One month more: an event of the 30th is kept its whole last month.
+	first := time.Date(now.Year(), now.Month()+time.Month(months)+1, 1, 0, 0, 0, 0, time.UTC)
+	return uint16(first.Unix() / 86400)
+}

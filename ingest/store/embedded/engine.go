@@ -1,0 +1,346 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+)
+
+// Addr is what to give as clickhouse-go's address. Nothing is dialled.
+const Addr = "embedded:0"
+
+// Config says which engine to open, and how.
+type Config struct {
+	// Library is the path of libchdb.so, as [Locate] gives it. Required.
+	Library string
+	// Path is the data folder; it is created if missing. Required.
+	Path string
+	// Connections is how many statements run at once. Default 4, at most 64.
+	Connections int
+	// MemoryLimit bounds what the engine allocates in all, in bytes. Default,
+	// and at most, nine tenths of the machine's memory.
+	MemoryLimit uint64
+	// Settings are query settings for every statement that does not bring its
+	// own value. A setting the engine does not know is ignored.
+	Settings map[string]string
+}
+
+// Validate reports what is wrong with a configuration.
+func (c Config) Validate() error {
+	switch {
+	case c.Library == "":
+		return errors.New("embedded engine: library is empty")
+	case c.Path == "":
+		return errors.New("embedded engine: path is empty")
+	case c.Connections < 0 || c.Connections > 64:
+		return fmt.Errorf("embedded engine: connections is %d, and may be 1 to 64", c.Connections)
+	}
+	for name := range c.Settings {
+		if !plainName.MatchString(name) {
+			return fmt.Errorf("embedded engine: %q is not the name of a setting", name)
+		}
+	}
+	return nil
+}
+
+// Engine is one open data folder. Its methods may be called concurrently.
+type Engine struct {
+	lib     *library
+	path    string
+	args    []string
+	base    map[string]string // settings every connection is opened with
+	version string            // of the ClickHouse inside
+	zone    string            // its time zone
+
+	idle    chan *conn // connections that run nothing; as many as Config.Connections
+	closing chan struct{}
+	once    sync.Once
+
+	control   sync.Mutex // guards killer
+	killer    *conn      // stops other connections' statements
+	statement atomic.Uint64
+}
+
+// conn is one engine connection. Whoever took it from Engine.idle owns it.
+type conn struct {
+	address  unsafe.Pointer    // chdb_connection *
+	database string            // the current one
+	settings map[string]string // in force since the last statement, beyond Engine.base
+}
+
+func (c *conn) handle() unsafe.Pointer { return *(*unsafe.Pointer)(c.address) }
+
+// opened is the engine this process has open: libchdb holds one data folder
+// per process, whatever the number of connections.
+var opened struct {
+	sync.Mutex
+	engine *Engine
+}
+
+// Open opens the data folder. The error wraps [ErrLocked] when another process
+// has it open, and [ErrBusy] when this one has a folder open.
+func Open(cfg Config) (*Engine, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	path, err := filepath.Abs(cfg.Path)
+	if err != nil {
+		return nil, fmt.Errorf("open engine: %w", err)
+	}
+	opened.Lock()
+	defer opened.Unlock()
+	if opened.engine != nil {
+		return nil, fmt.Errorf("open engine on %q: %w (%q)", path, ErrBusy, opened.engine.path)
+	}
+	lib, err := load(cfg.Library)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("open engine: %w", err)
+	}
+	if err := checkUnlocked(path); err != nil {
+		return nil, fmt.Errorf("open engine on %q: %w", path, err)
+	}
+	configFile, err := writeServerConfig(path)
+	if err != nil {
+		return nil, fmt.Errorf("open engine on %q: %w", path, err)
+	}
+	e := &Engine{lib: lib, path: path, base: maps.Clone(defaultSettings), closing: make(chan struct{})}
+	maps.Copy(e.base, cfg.Settings)
+	e.args = arguments(path, configFile, cfg.MemoryLimit, e.base)
+	n := cfg.Connections
+	if n == 0 {
+		n = 4
+	}
+	e.idle = make(chan *conn, n)
+	if err := e.connectAll(n); err != nil {
+		e.disconnectAll()
+		if locked := checkUnlocked(path); locked != nil {
+			err = locked // it was taken between our look and the engine's
+		}
+		return nil, fmt.Errorf("open engine on %q: %w", path, err)
+	}
+	opened.engine = e
+	return e, nil
+}
+
+func (e *Engine) connectAll(n int) error {
+	for range n {
+		c, err := e.connect()
+		if err != nil {
+			return err
+		}
+		e.idle <- c
+	}
+	killer, err := e.connect()
+	if err != nil {
+		return err
+	}
+	e.killer = killer
+	row, err := e.lib.query(killer.handle(), "SELECT version(), timezone()", "TSV", nil)
+	if err != nil {
+		return err
+	}
+	e.version, e.zone, _ = strings.Cut(strings.TrimSpace(string(row)), "\t")
+	return nil
+}
+
+// connect opens one connection; the first one opens the data folder.
+func (e *Engine) connect() (*conn, error) {
+	var address unsafe.Pointer
+	if err := keepSignals(func() { address = e.lib.open(e.args) }); err != nil {
+		return nil, err
+	}
+	if address == nil {
+		return nil, errors.New("the engine refused; it has said why on standard error")
+	}
+	return &conn{address: address, database: defaultDatabase}, nil
+}
+
+func (e *Engine) disconnect(c *conn) { e.lib.closeConn(c.address) }
+
+func (e *Engine) disconnectAll() {
+	for len(e.idle) > 0 {
+		e.disconnect(<-e.idle)
+	}
+	if e.killer != nil {
+		e.disconnect(e.killer)
+	}
+}
+
+// Close refuses new requests, waits until every statement has ended and every
+// result's body has been read or closed, and closes the data folder, which
+// may then be opened again. Closing twice is no error.
+func (e *Engine) Close() error {
+	e.once.Do(func() {
+		close(e.closing)
+		for range cap(e.idle) {
+			if c := <-e.idle; c != nil {
+				e.disconnect(c)
+			}
+		}
+		e.control.Lock()
+		defer e.control.Unlock()
+		opened.Lock()
+		defer opened.Unlock()
+		e.disconnect(e.killer)
+		opened.engine = nil
+	})
+	return nil
+}
+
+// Transport has the signature of clickhouse.Options.TransportFunc.
+func (e *Engine) Transport(*http.Transport) (http.RoundTripper, error) { return e, nil }
+
+// Version is that of the ClickHouse inside, such as "26.7.2.1".
+func (e *Engine) Version() string { return e.version }
+
+// acquire waits for a connection. It gives up when ctx ends or Close begins.
+func (e *Engine) acquire(ctx context.Context) (*conn, error) {
+	select {
+	case <-e.closing:
+		return nil, ErrClosed
+	default:
+	}
+	select {
+	case <-e.closing:
+		return nil, ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case c := <-e.idle:
+		if c != nil {
+			return c, nil
+		}
+		// Its place was kept after a failed replacement.
+		c, err := e.connect()
+		if err != nil {
+			e.idle <- nil
+			return nil, fmt.Errorf("reconnect to engine on %q: %w", e.path, err)
+		}
+		return c, nil
+	}
+}
+
+func (e *Engine) release(c *conn) { e.idle <- c }
+
+// prepare puts a statement's database and settings in force on c, which is
+// replaced by a new connection (0.2 ms) when that fails half-way or when it
+// is in a read-only mode that SET cannot leave. It returns the connection to
+// use and release.
+func (e *Engine) prepare(c *conn, database string, want map[string]string) (*conn, error) {
+	if c.settings["readonly"] != "" && !maps.Equal(c.settings, want) {
+		fresh, err := e.replace(c)
+		if err != nil {
+			return nil, err
+		}
+		c = fresh
+	}
+	if database != c.database {
+		if _, err := e.lib.query(c.handle(), "USE "+quoteIdentifier(database), "Native", nil); err != nil {
+			return c, err
+		}
+		c.database = database
+	}
+	if set := setStatement(c.settings, want, e.base); set != "" {
+		if _, err := e.lib.query(c.handle(), set, "Native", nil); err != nil {
+			fresh, replaceErr := e.replace(c)
+			if replaceErr != nil {
+				return nil, replaceErr
+			}
+			return fresh, err
+		}
+		c.settings = want
+	}
+	return c, nil
+}
+
+func (e *Engine) replace(c *conn) (*conn, error) {
+	fresh, err := e.connect()
+	if err != nil {
+		// Keep the pool's size; acquire tries again.
+		e.disconnect(c)
+		e.idle <- nil
+		return nil, fmt.Errorf("reconnect to engine on %q: %w", e.path, err)
+	}
+	e.disconnect(c)
+	return fresh, nil
+}
+
+// kill stops the statements marked with mark, if any run by now.
+func (e *Engine) kill(mark string) {
+	e.control.Lock()
+	defer e.control.Unlock()
+	// An error means the statement goes on, and whoever waits for it with it.
+	_, _ = e.lib.query(e.killer.handle(), killStatement(mark), "Native", nil)
+}
+
+// defaultDatabase is the one a new connection is in.
+const defaultDatabase = "default"
+
+// defaultSettings are those of every connection.
+var defaultSettings = map[string]string{
+	// As at a server: an expression alone is no statement.
+	"implicit_select": "0",
+	// Symbols and stacks of this process are nobody's business.
+	"allow_introspection_functions": "0",
+	// Sampling would interrupt threads of a process that is not the engine's own.
+	"query_profiler_real_time_period_ns": "0",
+	"query_profiler_cpu_time_period_ns":  "0",
+	"log_queries":                        "0",
+}
+
+// arguments are those of every connection: the first reads the server's
+// options from them, each its own query settings.
+func arguments(path, configFile string, memory uint64, settings map[string]string) []string {
+	args := []string{"mcpaudit",
+		"--path=" + path,
+		// Without one, the engine would pick up a config.xml from the working
+		// directory or the user's home.
+		"--config-file=" + configFile,
+		"--background_pool_size=" + strconv.Itoa(max(2, runtime.NumCPU()/2)),
+		"--background_schedule_pool_size=4",
+		"--background_common_pool_size=2",
+		"--background_move_pool_size=1",
+		"--background_fetches_pool_size=1",
+		"--background_message_broker_schedule_pool_size=1",
+		"--background_distributed_schedule_pool_size=1",
+		"--max_server_memory_usage=" + strconv.FormatUint(memory, 10),
+		"--mark_cache_size=" + strconv.Itoa(256<<20),
+		"--index_mark_cache_size=" + strconv.Itoa(64<<20),
+	}
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		args = append(args, "--"+name+"="+settings[name])
+	}
+	return args
+}
+
+// checkUnlocked says whether the engine's lock on path is free. The engine
+// tells a refusal for that reason from others only on standard error.
+func checkUnlocked(path string) error {
+	f, err := os.Open(filepath.Join(path, "status"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return ErrLocked
+	}
+	return err
+}

@@ -1,0 +1,144 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+	"time"
+)
+
+//go:embed schema/*.sql
+var schemaFiles embed.FS
+
+// migration is one numbered file of schema/. Every statement in it can be run
+// twice: a crash between a statement and its record runs the file again.
+type migration struct {
+	version    uint32
+	name       string
+	statements []string
+	digest     string // of the file: a file that was applied must never change
+}
+
+const createMigrations = `
+CREATE TABLE IF NOT EXISTS schema_migrations
+(
+    version UInt32,
+    name String,
+    digest String,
+    applied_at DateTime64(6, 'UTC')
+)
+ENGINE = MergeTree
+ORDER BY version
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1`
+
+// Migrate brings the schema up to date and returns the names of the files that
+// it applied. Running it again applies nothing. A store that is newer than this
+// program, or whose applied files differ from this program's, is refused.
+func (s *Store) Migrate(ctx context.Context, now time.Time) ([]string, error) {
+	all, err := migrations(schemaFiles)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.conn.Exec(ctx, createMigrations); err != nil {
+		return nil, fmt.Errorf("create the table of schema migrations: %w", err)
+	}
+	applied, err := s.appliedMigrations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for version := range applied {
+		if version > all[len(all)-1].version {
+			return nil, fmt.Errorf("migrate store: it has schema %d, this program knows %d; use a newer mcpaudit", version, all[len(all)-1].version)
+		}
+	}
+	var names []string
+	for _, m := range all {
+		if digest, ok := applied[m.version]; ok {
+			if digest != m.digest {
+				return names, fmt.Errorf("migrate store: schema file %s was applied with other contents; use the mcpaudit that made this store", m.name)
+			}
+			continue
+		}
+		for i, stmt := range m.statements {
+			if err := s.conn.Exec(ctx, stmt); err != nil {
+				return names, fmt.Errorf("apply statement %d of schema file %s: %w", i+1, m.name, err)
+			}
+		}
+		if err := s.conn.Exec(ctx, "INSERT INTO schema_migrations SELECT {version:UInt32}, {name:String}, {digest:String}, fromUnixTimestamp64Micro({at:Int64}, 'UTC')",
+			named("version", m.version), named("name", m.name), named("digest", m.digest), named("at", now.UnixMicro())); err != nil {
+			return names, fmt.Errorf("record schema file %s: %w", m.name, err)
+		}
+		names = append(names, m.name)
+	}
+	return names, nil
+}
+
+func (s *Store) appliedMigrations(ctx context.Context) (map[uint32]string, error) {
+	rows, err := s.conn.Query(ctx, "SELECT version, any(digest) FROM schema_migrations GROUP BY version")
+	if err != nil {
+		return nil, fmt.Errorf("read applied schema migrations: %w", err)
+	}
+	defer rows.Close()
+	applied := map[uint32]string{}
+	for rows.Next() {
+		var version uint32
+		var digest string
+		if err := rows.Scan(&version, &digest); err != nil {
+			return nil, fmt.Errorf("read applied schema migrations: %w", err)
+		}
+		applied[version] = digest
+	}
+	return applied, rows.Err()
+}
+
+// migrations reads the numbered files, in order, without gaps.
+func migrations(files fs.FS) ([]migration, error) {
+	entries, err := fs.ReadDir(files, "schema")
+	if err != nil {
+		return nil, fmt.Errorf("read schema files: %w", err)
+	}
+	var all []migration
+	for _, e := range entries {
+		text, err := fs.ReadFile(files, "schema/"+e.Name())
+		if err != nil {
+			return nil, fmt.Errorf("read schema file %s: %w", e.Name(), err)
+		}
+		number, _, _ := strings.Cut(e.Name(), "_")
+		version, err := strconv.ParseUint(number, 10, 32)
+		if err != nil || int(version) != len(all)+1 {
+			return nil, fmt.Errorf("schema file %s: its number must be %04d", e.Name(), len(all)+1)
+		}
+		sum := sha256.Sum256(text)
+		all = append(all, migration{uint32(version), e.Name(), statements(string(text)), hex.EncodeToString(sum[:])})
+	}
+	return all, nil
+}
+
+// statements cuts a schema file at the semicolons that end a line and drops
+// comment lines.
+func statements(text string) []string {
+	var out []string
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		bare := strings.TrimSpace(line)
+		if strings.HasPrefix(bare, "--") {
+			continue
+		}
+		if end, ok := strings.CutSuffix(bare, ";"); ok {
+			b.WriteString(end)
+			out = append(out, strings.TrimSpace(b.String()))
+			b.Reset()
+			continue
+		}
+		b.WriteString(line)
+	}
+	if rest := strings.TrimSpace(b.String()); rest != "" {
+		out = append(out, rest)
+	}
+	return out
+}

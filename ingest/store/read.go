@@ -1,0 +1,235 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/google/uuid"
+
+	"github.com/mcpaudit/mcpaudit/ingest/event"
+)
+
+func named(name string, value any) driver.NamedValue {
+	return driver.NamedValue{Name: name, Value: value}
+}
+
+// Named binds a value to {name:Type} in a statement's text.
+func Named(name string, value any) any { return clickhouse.Named(name, value) }
+
+// ScanEvent reads one row whose columns are EventColumns.
+func ScanEvent(rows driver.Rows) (*event.Event, error) {
+	e := &event.Event{}
+	var (
+		id                          uuid.UUID
+		occurred, received, expires time.Time
+		definition, arguments       string
+		result, shape               string
+		argHash, resHash            []uint64
+		argClass, resClass          []string
+		resNear                     []bool
+		removedPath, removedClass   []string
+		labels                      orderedLabels
+	)
+	err := rows.Scan(&id, &e.Schema, &e.EmitterID, &e.EmitterSeq, &occurred, &received, &e.Duration,
+		&e.Tenant, &e.Principal, &e.PrincipalName, &e.PrincipalKind, &e.OnBehalfOf, &e.AgentID, &e.AgentName, &e.Model,
+		&e.ClientName, &e.ClientVersion, &e.AuthMethod, &e.CredentialID,
+		&e.Server, &e.ServerVersion, &e.ServerInstance, &e.Environment, &e.Transport, &e.ProtocolVersion, &e.ClientIP, &e.UserAgent,
+		&e.Kind, &e.Method, &e.Target, &definition, &e.Hints.ReadOnly, &e.Hints.Destructive, &e.Hints.Idempotent, &e.Hints.OpenWorld,
+		&e.RequestID, &e.SessionID, &e.ConversationID, &e.TaskID, &e.TraceID, &e.SpanID, &e.ParentSpanID, &e.Attempt,
+		&e.Decision, &e.DecisionReason, &e.PolicyID, &e.PolicyVersion, &e.ScopesRequired, &e.ScopesGranted,
+		&e.Outcome, &e.ErrorCode, &e.ErrorMessage, &e.HTTPStatus, &e.RequestBytes, &e.ResponseBytes,
+		&e.Arguments, &e.Truncated, &e.OriginalBytes, &arguments, &result, &shape, &e.Signals,
+		&argHash, &argClass, &resHash, &resClass, &resNear,
+		&e.RedactionProfile, &e.RedactionProfileVersion, &e.RedactionError, &removedPath, &removedClass, &e.RemovedCount,
+		&e.LogID, &e.Batch, &e.Leaf, &expires, &labels)
+	if err != nil {
+		return nil, fmt.Errorf("read event: %w", err)
+	}
+	e.EventID = event.ID(id)
+	e.OccurredAt, e.ReceivedAt = occurred.UnixMicro(), received.UnixMicro()
+	e.ExpiresMonth = uint16(expires.Unix() / 86400)
+	copy(e.DefinitionDigest[:], definition)
+	copy(e.ArgumentsDigest[:], arguments)
+	copy(e.ResultDigest[:], result)
+	copy(e.ArgumentsShape[:], shape)
+	e.OnBehalfOf, e.ScopesRequired = nilIfEmpty(e.OnBehalfOf), nilIfEmpty(e.ScopesRequired)
+	e.ScopesGranted, e.Signals = nilIfEmpty(e.ScopesGranted), nilIfEmpty(e.Signals)
+	if len(argHash) != len(argClass) || len(resHash) != len(resClass) || len(resHash) != len(resNear) || len(removedPath) != len(removedClass) {
+		return nil, errors.New("read event: nested columns differ in length; the store was changed by hand")
+	}
+	for i := range argHash {
+		e.ArgumentMarks = append(e.ArgumentMarks, event.Mark{Hash: argHash[i], Class: argClass[i]})
+	}
+	for i := range resHash {
+		e.ResultMarks = append(e.ResultMarks, event.Mark{Hash: resHash[i], Class: resClass[i], NearInstruction: resNear[i]})
+	}
+	for i := range removedPath {
+		e.Removed = append(e.Removed, event.Removal{Path: removedPath[i], Class: removedClass[i]})
+	}
+	e.Labels = labels.labels
+	return e, nil
+}
+
+// nilIfEmpty makes an event that was stored compare equal to one that was not.
+func nilIfEmpty(s []string) []string {
+	if len(s) == 0 {
+		return nil
+	}
+	return s
+}
+
+// Run is a range of sequence numbers, both ends included.
+type Run struct{ First, Last uint64 }
+
+// MaxRuns is how many runs of one emitter Sequences reads, and how many an
+// emitter may have: its sequence is dense but for what was lost.
+const MaxRuns = 1024
+
+// Sequences reads which sequence numbers of the emitters the store has, as
+// sorted runs. An emitter that it does not have is absent.
+func (s *Store) Sequences(ctx context.Context, emitters []string) (map[string][]Run, error) {
+	out := make(map[string][]Run, len(emitters))
+	rows, err := s.conn.Query(ctx, `
+		SELECT emitter_id, count(), min(emitter_seq), max(emitter_seq)
+		FROM events WHERE emitter_id IN ({emitters:Array(String)}) GROUP BY emitter_id`, named("emitters", emitters))
+	if err != nil {
+		return nil, fmt.Errorf("read sequences of %d emitters: %w", len(emitters), err)
+	}
+	defer rows.Close()
+	var holed []string
+	for rows.Next() {
+		var emitter string
+		var n, first, last uint64
+		if err := rows.Scan(&emitter, &n, &first, &last); err != nil {
+			return nil, fmt.Errorf("read sequences of %d emitters: %w", len(emitters), err)
+		}
+		if last-first+1 == n {
+			out[emitter] = []Run{{first, last}}
+		} else {
+			holed = append(holed, emitter)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read sequences of %d emitters: %w", len(emitters), err)
+	}
+	for _, emitter := range holed {
+		if out[emitter], err = s.runs(ctx, emitter); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// runs finds the islands of one emitter's sequence: a number minus its rank is
+// the same along a run.
+func (s *Store) runs(ctx context.Context, emitter string) ([]Run, error) {
+	rows, err := s.conn.Query(ctx, `
+		SELECT min(seq) AS first, max(seq) FROM
+			(SELECT emitter_seq AS seq, emitter_seq - row_number() OVER (ORDER BY emitter_seq) AS island
+			 FROM events WHERE emitter_id = {emitter:String})
+		GROUP BY island ORDER BY first LIMIT {most:UInt32}`, named("emitter", emitter), named("most", MaxRuns+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the sequence of an emitter: %w", err)
+	}
+	defer rows.Close()
+	var runs []Run
+	for rows.Next() {
+		var r Run
+		if err := rows.Scan(&r.First, &r.Last); err != nil {
+			return nil, fmt.Errorf("read the sequence of an emitter: %w", err)
+		}
+		runs = append(runs, r)
+	}
+	return runs, rows.Err()
+}
+
+// Log finds the log that a service instance of this name writes, or starts one,
+// and returns its id and the number of its last batch. One instance writes a
+// log: instances that share a store need names of their own.
+func (s *Store) Log(ctx context.Context, name string, now time.Time) (id string, last uint64, err error) {
+	if id, err = s.logID(ctx, name); err != nil {
+		return "", 0, err
+	}
+	if id == "" {
+		var noise [6]byte
+		rand.Read(noise[:])
+		id = name + "-" + hex.EncodeToString(noise[:])
+		if err := s.conn.Exec(ctx, "INSERT INTO logs SELECT {name:String}, {id:String}, fromUnixTimestamp64Micro({at:Int64}, 'UTC')",
+			named("name", name), named("id", id), named("at", now.UnixMicro())); err != nil {
+			return "", 0, fmt.Errorf("start log %q: %w", name, err)
+		}
+		return id, 0, nil
+	}
+	if err := s.conn.QueryRow(ctx, "SELECT max(batch) FROM events WHERE log_id = {id:String}", named("id", id)).Scan(&last); err != nil {
+		return "", 0, fmt.Errorf("find the last batch of log %q: %w", id, err)
+	}
+	return id, last, nil
+}
+
+func (s *Store) logID(ctx context.Context, name string) (string, error) {
+	rows, err := s.conn.Query(ctx, "SELECT log_id FROM logs WHERE name = {name:String} ORDER BY started_at DESC LIMIT 1", named("name", name))
+	if err != nil {
+		return "", fmt.Errorf("find log %q: %w", name, err)
+	}
+	defer rows.Close()
+	var id string
+	for rows.Next() {
+		if err := rows.Scan(&id); err != nil {
+			return "", fmt.Errorf("find log %q: %w", name, err)
+		}
+	}
+	return id, rows.Err()
+}
+
+// Parts counts the parts in which the events lie. Many small ones mean that
+// inserts come faster than merges.
+func (s *Store) Parts(ctx context.Context) (uint64, error) {
+	var n uint64
+	if err := s.conn.QueryRow(ctx, "SELECT count() FROM system.parts WHERE active AND database = currentDatabase() AND table = 'events'").Scan(&n); err != nil {
+		return 0, fmt.Errorf("count parts: %w", err)
+	}
+	return n, nil
+}
+
+// ColumnSize is what one column of the events takes on disk.
+type ColumnSize struct {
+	Name  string
+	Bytes uint64
+}
+
+// Sizes says what the events take on disk, in all and by column, largest first.
+func (s *Store) Sizes(ctx context.Context) (total uint64, columns []ColumnSize, err error) {
+	err = s.conn.QueryRow(ctx, "SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = currentDatabase() AND table = 'events'").Scan(&total)
+	if err != nil {
+		return 0, nil, fmt.Errorf("measure events: %w", err)
+	}
+	rows, err := s.conn.Query(ctx, `
+		SELECT column, sum(column_data_compressed_bytes) AS bytes FROM system.parts_columns
+		WHERE active AND database = currentDatabase() AND table = 'events' GROUP BY column ORDER BY bytes DESC`)
+	if err != nil {
+		return 0, nil, fmt.Errorf("measure columns: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var c ColumnSize
+		if err := rows.Scan(&c.Name, &c.Bytes); err != nil {
+			return 0, nil, fmt.Errorf("measure columns: %w", err)
+		}
+		columns = append(columns, c)
+	}
+	return total, columns, rows.Err()
+}
+
+// Merge merges all parts now. It is for measuring: the engine merges by itself.
+func (s *Store) Merge(ctx context.Context) error {
+	if err := s.conn.Exec(ctx, "OPTIMIZE TABLE events FINAL"); err != nil {
+		return fmt.Errorf("merge parts: %w", err)
+	}
+	return nil
+}

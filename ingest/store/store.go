@@ -1,0 +1,181 @@
+// Package store keeps events in ClickHouse: the engine in process on a laptop or
+// a single node, a server or a cluster by its DSN. There is one schema, one set
+// of statements and one driver (clickhouse-go) for all of them.
+//
+// What it promises: when [Store.Append] returns nil, the batch is on disk, whole
+// and once, and survives kill -9 and power loss. When it returns an error, the
+// batch is stored whole or not at all, and appending the same batch again makes
+// it stored once: the outcome of an error need not be known to be handled.
+//
+// The store never updates and never deletes a row.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/mcpaudit/mcpaudit/ingest/store/embedded"
+)
+
+// Config says where the store is.
+type Config struct {
+	// DSN of a server: clickhouse://user:password@host:9000/database (native
+	// protocol) or http://…, https://…. Empty: the engine in process.
+	DSN string
+	// Path is the data folder of the engine in process. It is made when missing
+	// and belongs to one process at a time.
+	Path string
+	// Library is libchdb's file, as embedded.Locate finds it.
+	Library string
+	// MemoryLimit bounds the engine in process, in bytes; 0 is 1 GiB. A query or
+	// an insert that would go over it fails, the process does not.
+	MemoryLimit uint64
+}
+
+// Validate says what is wrong with a configuration before anything is opened.
+// The DSN is never part of the message: it holds a password.
+func (c Config) Validate() error {
+	if c.DSN == "" {
+		if c.Path == "" {
+			return errors.New("store: path is empty; name a data folder, or a server in dsn")
+		}
+		return nil
+	}
+	u, err := url.Parse(c.DSN)
+	if err != nil {
+		return errors.New("store: dsn is not a URL; it looks like clickhouse://user:password@host:9000/database")
+	}
+	switch u.Scheme {
+	case "clickhouse", "http", "https":
+	default:
+		return fmt.Errorf("store: dsn begins with %q; use clickhouse:// (native protocol), http:// or https://", u.Scheme)
+	}
+	if u.Host == "" {
+		return errors.New("store: dsn has no host; it looks like clickhouse://user:password@host:9000/database")
+	}
+	return nil
+}
+
+// Store is an open store. Its methods may be called by many goroutines.
+type Store struct {
+	conn   driver.Conn
+	engine *embedded.Engine // nil on a server
+}
+
+// Open connects to the store, and starts the engine when there is no server.
+// It changes nothing there; see [Store.Migrate]. Close it.
+func Open(ctx context.Context, c Config) (*Store, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Store{}
+	opt := &clickhouse.Options{}
+	if c.DSN != "" {
+		var err error
+		if opt, err = clickhouse.ParseDSN(c.DSN); err != nil {
+			return nil, errors.New("store: dsn is malformed; it looks like clickhouse://user:password@host:9000/database")
+		}
+	} else {
+		engine, err := embedded.Open(embedded.Config{Library: c.Library, Path: c.Path, MemoryLimit: c.MemoryLimit})
+		if err != nil {
+			return nil, err
+		}
+		s.engine = engine
+		opt.Protocol = clickhouse.HTTP
+		opt.Addr = []string{"embedded:0"}
+		opt.TransportFunc = engine.Transport
+	}
+	opt.DialTimeout = 10 * time.Second
+	opt.ReadTimeout = 2 * time.Minute
+	opt.MaxOpenConns, opt.MaxIdleConns = 8, 8
+	conn, err := clickhouse.Open(opt)
+	if err == nil {
+		s.conn = conn
+		err = conn.Ping(ctx)
+	}
+	if err != nil {
+		s.Close()
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	return s, nil
+}
+
+// Close ends all statements and, with the engine in process, gives the data
+// folder free.
+func (s *Store) Close() error {
+	var err error
+	if s.conn != nil {
+		err = s.conn.Close()
+	}
+	if s.engine != nil {
+		err = errors.Join(err, s.engine.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("close store: %w", err)
+	}
+	return nil
+}
+
+// Ping asks the store for a sign of life.
+func (s *Store) Ping(ctx context.Context) error {
+	if err := s.conn.QueryRow(ctx, "SELECT 1").Scan(new(uint8)); err != nil {
+		return fmt.Errorf("ping store: %w", err)
+	}
+	return nil
+}
+
+// Limits of one reading statement. They hold whatever the question is.
+type Limits struct {
+	Time   time.Duration // default 30 s
+	Memory uint64        // bytes, default 1 GiB
+	Rows   uint64        // rows read, 0 for no limit
+}
+
+// Query runs a reading statement with bound parameters ({name:Type} in the
+// text, clickhouse.Named as arguments) under the limits. Text is static or made
+// of static fragments: a value never becomes part of it.
+func (s *Store) Query(ctx context.Context, l Limits, sql string, args ...any) (driver.Rows, error) {
+	if l.Time == 0 {
+		l.Time = 30 * time.Second
+	}
+	if l.Memory == 0 {
+		l.Memory = 1 << 30
+	}
+	settings := clickhouse.Settings{
+		"max_execution_time": l.Time.Seconds(),
+		"max_memory_usage":   l.Memory,
+	}
+	if l.Rows > 0 {
+		settings["max_rows_to_read"] = l.Rows
+	}
+	return s.conn.Query(clickhouse.Context(ctx, clickhouse.WithSettings(settings)), sql, args...)
+}
+
+// Code is the ClickHouse error code in err, 0 when there is none.
+func Code(err error) int {
+	var e *clickhouse.Exception
+	if errors.As(err, &e) {
+		return int(e.Code)
+	}
+	// Over HTTP the code is in the text: "Code: 62. DB::Exception: …".
+	if err != nil {
+		if _, rest, ok := strings.Cut(err.Error(), "Code: "); ok {
+			n := 0
+			for _, c := range rest {
+				if c < '0' || c > '9' || n > 1e6 {
+					break
+				}
+				n = n*10 + int(c-'0')
+			}
+			return n
+		}
+	}
+	return 0
+}

@@ -1,0 +1,41 @@
+// Package storetest opens stores for tests, on the real engine.
+package storetest
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/mcpaudit/mcpaudit/ingest/store"
+	"github.com/mcpaudit/mcpaudit/ingest/store/embedded"
+)
+
+// Library finds the engine as the program itself would; a test that needs one
+// fails without it, with the sentence that says how to install it.
+func Library(t testing.TB) string {
+	t.Helper()
+	home, _ := os.UserHomeDir()
+	path, err := embedded.Locate(os.Getenv("MCPAUDIT_ENGINE"), filepath.Join(home, ".local", "share", "mcpaudit", "engine"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Open opens the store in dir, migrated, and closes it when the test ends. A
+// process has one embedded store open at a time: tests that use it don't run in
+// parallel.
+func Open(t testing.TB, dir string) *store.Store {
+	t.Helper()
+	s, err := store.Open(context.Background(), store.Config{Path: dir, Library: Library(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	if _, err := s.Migrate(context.Background(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
