@@ -1,0 +1,140 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/redact"
+	"github.com/mcpaudit/mcpaudit/ingest/wire"
+	"github.com/mcpaudit/mcpaudit/internal/app"
+	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+)
+
+func redactCommand(s *surroundings) *cobra.Command {
+	var keyFile, lookup string
+	cmd := &cobra.Command{
+		Use: "redact", Short: "Turn raw calls into redacted events, or find a pseudonym", Args: cobra.NoArgs,
+		Long: `Read raw calls from standard input, one JSON object a line: an event that may have
+raw_arguments and raw_result (any JSON). Write events: redacted arguments,
+digests, shape, signals and the redaction report. Nothing raw is written.
+
+With --lookup, print the pseudonyms that a value has under the key, one for each
+class, to search stored events for.`,
+		Example: `  mcpaudit redact --key-file redact.key < calls.jsonl > events.jsonl
+  mcpaudit redact --key-file redact.key --lookup alice@example.com`,
+	}
+	cmd.Flags().StringVar(&keyFile, "key-file", s.env("MCPAUDIT_REDACT_KEY_FILE"), "file with the redaction key, 64 hex digits ($MCPAUDIT_REDACT_KEY_FILE)")
+	cmd.Flags().StringVar(&lookup, "lookup", "", "a value whose pseudonyms are wanted")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		var key []byte
+		var err error
+		switch {
+		case keyFile != "":
+			key, err = app.ReadKey(keyFile)
+		case lookup != "":
+			err = errors.New("look up a pseudonym: name the key that made it, with --key-file")
+		default:
+			key = app.NewKey()
+			fmt.Fprintln(s.stderr, "mcpaudit: no --key-file, so this run has a key of its own: its digests and pseudonyms match no other run's")
+		}
+		if err != nil {
+			return err
+		}
+		r, err := redact.New(redact.DefaultProfile(), key)
+		if err != nil {
+			return err
+		}
+		if lookup != "" {
+			for _, class := range r.Classes() {
+				if err := writeLine(s.stdout, r.Pseudonym(class, lookup)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		return redactLines(s.stdin, s.stdout, r)
+	}
+	return cmd
+}
+
+// maxRawLine bounds one raw call.
+const maxRawLine = 64 << 20
+
+func redactLines(in io.Reader, out io.Writer, r *redact.Redactor) error {
+	lines := bufio.NewScanner(in)
+	lines.Buffer(make([]byte, 64<<10), maxRawLine)
+	w := bufio.NewWriter(out)
+	for n := 1; lines.Scan(); n++ {
+		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
+			continue
+		}
+		line, err := redactLine(lines.Bytes(), r)
+		if err != nil {
+			w.Flush()
+			return fmt.Errorf("redact line %d: %w", n, err)
+		}
+		w.Write(line)
+		if err := w.WriteByte('\n'); err != nil {
+			return fmt.Errorf("write events: %w", err)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		w.Flush()
+		return fmt.Errorf("read raw calls: %w", err)
+	}
+	return w.Flush()
+}
+
+// redactLine makes an event of one raw call. Errors never quote the line.
+func redactLine(line []byte, r *redact.Redactor) ([]byte, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(line, &fields); err != nil {
+		return nil, errors.New("not a JSON object")
+	}
+	arguments, result := fields["raw_arguments"], fields["raw_result"]
+	delete(fields, "raw_arguments")
+	delete(fields, "raw_result")
+	rest, err := json.Marshal(fields)
+	if err != nil {
+		return nil, errors.New("not a JSON object")
+	}
+	var m pb.Event
+	if err := protojson.Unmarshal(rest, &m); err != nil {
+		return nil, fmt.Errorf("not an event: %w", nameOnly(err))
+	}
+	var e event.Event
+	if err := wire.Sealed(&m, &e); err != nil {
+		return nil, err
+	}
+	r.Apply(redact.Call{Server: e.Server, Method: e.Method, Target: e.Target,
+		Arguments: arguments, Result: result, ErrorMessage: e.ErrorMessage}, &e)
+	r.Again(&e) // the other texts of the event
+	e.Clip()
+	if err := e.Check(); err != nil {
+		return nil, err
+	}
+	return wire.MarshalJSON(&e)
+}
+
+// nameOnly keeps the part of a protojson error that names a field: the rest may
+// quote a value.
+func nameOnly(err error) error {
+	text := err.Error()
+	if i := bytes.IndexByte([]byte(text), '('); i >= 0 {
+		if j := bytes.IndexByte([]byte(text[i:]), ')'); j >= 0 {
+			if k := bytes.Index([]byte(text), []byte("unknown field")); k >= 0 {
+				return errors.New(text[k:])
+			}
+			return errors.New("a value of the wrong form " + text[i:i+j+1])
+		}
+	}
+	return errors.New("a value of the wrong form")
+}

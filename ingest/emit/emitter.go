@@ -1,0 +1,363 @@
+// Package emit carries events from an MCP server to the mcpaudit service without
+// ever standing in the server's way.
+//
+// [Emitter.Emit] puts a record into a queue in memory: microseconds, no I/O. A
+// worker redacts it, gives it its sequence number and appends it to a spool on
+// disk; a shipper sends what the spool holds and forgets what was acknowledged.
+// The service may be away for as long as the spool's limit lasts.
+//
+// What a crash costs: kill -9 of the MCP server loses what was in the queue and
+// not yet in the spool (a fraction of a second). What is in the spool is sent by
+// the next process that opens it; what was sent twice is stored once.
+package emit
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/redact"
+	"github.com/mcpaudit/mcpaudit/ingest/wire"
+	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+)
+
+// Config of an emitter. The zero value of a field means its default.
+type Config struct {
+	// Address of the service, host:port.
+	Address string
+	// Name of what emits, such as the MCP server's name: it begins the emitter's
+	// id and names its spool folder.
+	Name string
+	// Spool is the folder under which spools are kept; required.
+	Spool string
+	// SpoolLimit bounds the spool on disk, in bytes; default 256 MiB. When it is
+	// reached the newest events are lost, counted, and the loss is an event.
+	SpoolLimit int64
+	// Queue is how many records wait in memory for redaction; default 1024.
+	Queue int
+	// Linger is how long the worker gathers records before it writes them;
+	// default 10 ms.
+	Linger time.Duration
+	// Dial options of the connection; default: plaintext.
+	Dial []grpc.DialOption
+	// Now is the clock; default time.Now.
+	Now func() time.Time
+}
+
+// Record is an event and the raw content that redaction makes its content of.
+type Record struct {
+	Event     *event.Event
+	Arguments []byte // raw JSON, nil for none
+	Result    []byte // raw JSON, nil for none
+}
+
+// ErrLost says that an event was not taken: the queue is full because the disk
+// is stuck, or the emitter is closed. The loss is counted and will be reported
+// to the service as an event of its own.
+var ErrLost = errors.New("the audit queue is full")
+
+// Stats of an emitter since it was opened.
+type Stats struct {
+	Emitted, Acknowledged, Rejected, Lost uint64
+	Pending                               uint64 // in the spool, not acknowledged
+}
+
+// Emitter takes records and delivers them as events.
+type Emitter struct {
+	cfg    Config
+	redact *redact.Redactor
+	log    *slog.Logger
+	conn   *grpc.ClientConn
+	client pb.IngestServiceClient
+
+	queue   chan Record
+	closing chan struct{}
+	once    sync.Once
+	worker  sync.WaitGroup
+	cancel  context.CancelFunc // ends the shipper
+	shipper sync.WaitGroup
+
+	spool    *spool // owned by the worker and, for reading, the shipper under mu
+	mu       sync.Mutex
+	sent     position      // delivered up to here
+	wake     chan struct{} // one token when the spool grew
+	fault    atomic.Bool   // the last append to the spool failed
+	emitted  atomic.Uint64
+	acked    atomic.Uint64
+	rejected atomic.Uint64
+	lost     atomic.Uint64
+	reported uint64 // losses that are already an event; worker only
+	pending  atomic.Int64
+}
+
+// Open opens the emitter's spool and starts delivering. Nothing is printed; log
+// hears what an operator should know.
+func Open(cfg Config, r *redact.Redactor, log *slog.Logger) (*Emitter, error) {
+	if cfg.Spool == "" || cfg.Name == "" || cfg.Address == "" {
+		return nil, errors.New("open emitter: address, name and spool folder are needed")
+	}
+	if cfg.SpoolLimit == 0 {
+		cfg.SpoolLimit = 256 << 20
+	}
+	if cfg.Queue == 0 {
+		cfg.Queue = 1024
+	}
+	if cfg.Linger == 0 {
+		cfg.Linger = 10 * time.Millisecond
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+	}
+	conn, err := grpc.NewClient(cfg.Address, cfg.Dial...)
+	if err != nil {
+		return nil, fmt.Errorf("open emitter to %q: %w", cfg.Address, err)
+	}
+	s, err := openSlot(cfg)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	e := &Emitter{
+		cfg: cfg, redact: r, log: log, conn: conn, client: pb.NewIngestServiceClient(conn),
+		queue: make(chan Record, cfg.Queue), closing: make(chan struct{}), cancel: cancel,
+		spool: s, sent: s.first(), wake: make(chan struct{}, 1),
+	}
+	e.wake <- struct{}{} // the spool may hold what an earlier process left
+	e.worker.Go(e.work)
+	e.shipper.Go(func() { e.ship(ctx) })
+	return e, nil
+}
+
+// openSlot finds a spool folder of this name that no other process uses: each
+// process of a server that runs more than once has a spool, and so an emitter
+// id, of its own. One that was killed leaves its spool to the next.
+func openSlot(cfg Config) (*spool, error) {
+	base := filepath.Join(cfg.Spool, folderName(cfg.Name))
+	newID := func() string {
+		var noise [6]byte
+		rand.Read(noise[:])
+		return event.ClipText(cfg.Name, 200) + "-" + hex.EncodeToString(noise[:])
+	}
+	const slots = 1000
+	for i := range slots {
+		s, err := openSpool(filepath.Join(base, strconv.Itoa(i)), cfg.SpoolLimit, newID)
+		if errors.Is(err, errInUse) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return s, nil
+	}
+	return nil, fmt.Errorf("open spool under %q: %d processes already emit as %q", base, slots, cfg.Name)
+}
+
+func folderName(name string) string {
+	clean := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_':
+			return r
+		}
+		return '_'
+	}, name)
+	return clean[:min(len(clean), 100)]
+}
+
+// ID is the emitter's id.
+func (e *Emitter) ID() string { return e.spool.emitter }
+
+// Emit takes a record. It never blocks and does no I/O. The record belongs to
+// the emitter from here on.
+func (e *Emitter) Emit(r Record) error {
+	select {
+	case <-e.closing:
+		e.lost.Add(1)
+		return ErrLost
+	default:
+	}
+	select {
+	case e.queue <- r:
+		e.emitted.Add(1)
+		return nil
+	default:
+		e.lost.Add(1)
+		return ErrLost
+	}
+}
+
+// Accepting says whether an event emitted now would be kept. A server that is
+// to fail closed refuses calls while it would not.
+func (e *Emitter) Accepting() bool {
+	return !e.fault.Load() && len(e.queue) < cap(e.queue)
+}
+
+// Stats counts since Open.
+func (e *Emitter) Stats() Stats {
+	return Stats{e.emitted.Load(), e.acked.Load(), e.rejected.Load(), e.lost.Load(), uint64(max(e.pending.Load(), 0))}
+}
+
+// Close writes what was emitted to the spool, then delivers until everything is
+// acknowledged or ctx ends. What is left stays in the spool for the next Open;
+// the error says how much.
+func (e *Emitter) Close(ctx context.Context) error {
+	e.once.Do(func() { close(e.closing) })
+	e.worker.Wait()
+	for e.pending.Load() > 0 && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	e.cancel()
+	e.shipper.Wait()
+	e.conn.Close()
+	err := e.spool.close()
+	if n := e.pending.Load(); n > 0 {
+		return errors.Join(fmt.Errorf("%d audit events are not delivered yet; they are kept in %s and sent at the next start", n, e.spool.dir), err)
+	}
+	return err
+}
+
+// work is the only goroutine that writes the spool.
+func (e *Emitter) work() {
+	for {
+		select {
+		case r := <-e.queue:
+			e.keep(e.gather(r))
+		case <-e.closing:
+			for {
+				select {
+				case r := <-e.queue:
+					e.keep(e.gather(r))
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+// gather takes what comes within the linger time, so that a burst is written
+// and synced together.
+func (e *Emitter) gather(first Record) []Record {
+	records := []Record{first}
+	linger := time.NewTimer(e.cfg.Linger)
+	defer linger.Stop()
+	for len(records) < 500 {
+		select {
+		case r := <-e.queue:
+			records = append(records, r)
+		case <-linger.C:
+			return records
+		case <-e.closing:
+			select {
+			case r := <-e.queue:
+				records = append(records, r)
+			default:
+				return records
+			}
+		}
+	}
+	return records
+}
+
+// keep redacts records and appends them to the spool. A sequence number is used
+// up only by an event that is in the spool.
+func (e *Emitter) keep(records []Record) {
+	if lost := e.lost.Load(); lost > e.reported {
+		if e.write(append([]Record{e.lossRecord(lost - e.reported)}, records...)) {
+			e.reported = lost
+			return
+		}
+	} else if e.write(records) {
+		return
+	}
+	e.lost.Add(uint64(len(records)))
+}
+
+func (e *Emitter) write(records []Record) bool {
+	data := make([][]byte, len(records))
+	for i, r := range records {
+		ev := r.Event
+		seen := ev.Signals
+		e.redact.Apply(redact.Call{Server: ev.Server, Method: ev.Method, Target: ev.Target,
+			Arguments: r.Arguments, Result: r.Result, ErrorMessage: ev.ErrorMessage}, ev)
+		ev.Signals = append(ev.Signals, seen...)
+		e.redact.Again(ev) // the target, the labels and what else is text
+		ev.EmitterID, ev.EmitterSeq = e.spool.emitter, e.spool.nextSeq+uint64(i)
+		if ev.EventID == (event.ID{}) {
+			var noise [10]byte
+			rand.Read(noise[:])
+			ev.EventID = event.NewID(e.cfg.Now(), noise)
+		}
+		ev.SetDefaults()
+		ev.Clip()
+		var err error
+		if data[i], err = proto.Marshal(wire.ToProto(ev)); err != nil {
+			e.log.Error("encoding an audit event", "error", err)
+			return false
+		}
+	}
+	e.mu.Lock()
+	err := e.spool.append(data)
+	if err == nil {
+		e.pending.Add(int64(len(data)))
+	}
+	e.mu.Unlock()
+	if failed := err != nil; e.fault.Swap(failed) != failed {
+		if failed {
+			e.log.Error("audit events are lost until the spool takes them again", "spool", e.spool.dir, "error", err)
+		} else {
+			e.log.Info("the spool takes audit events again")
+		}
+	}
+	if err != nil {
+		return false
+	}
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// lossRecord tells the service that events were lost here: a loss is never
+// silent.
+func (e *Emitter) lossRecord(n uint64) Record {
+	return Record{Event: &event.Event{
+		OccurredAt: e.cfg.Now().UnixMicro(), Kind: "other", Method: "mcpaudit/lost", Server: e.cfg.Name,
+		Outcome: "protocol_error", ErrorMessage: fmt.Sprintf("%d audit events were lost before this one: the spool could not take them", n),
+		Labels: []event.Label{{Key: "lost", Value: strconv.FormatUint(n, 10)}},
+	}}
+}
+
+// DefaultSpool is where spools are kept unless configured: below the user's
+// state folder (XDG Base Directory specification).
+func DefaultSpool(env func(string) string, home string) string {
+	if dir := env("XDG_STATE_HOME"); dir != "" {
+		return filepath.Join(dir, "mcpaudit", "spool")
+	}
+	if home == "" {
+		return filepath.Join(os.TempDir(), "mcpaudit-spool")
+	}
+	return filepath.Join(home, ".local", "state", "mcpaudit", "spool")
+}

@@ -1,0 +1,149 @@
+package emit
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+)
+
+const (
+	shipEvents = 2000
+	shipBytes  = 2 << 20
+	firstWait  = 200 * time.Millisecond
+	maxWait    = 30 * time.Second
+)
+
+// ship delivers the spool, oldest first, until ctx ends. One batch is under way
+// at a time; what arrives meanwhile makes the next one larger.
+func (e *Emitter) ship(ctx context.Context) {
+	e.countBacklog()
+	wait, away := firstWait, false
+	for {
+		e.mu.Lock()
+		from, tail := e.sent, e.spool.tail
+		e.mu.Unlock()
+		records, to, err := e.spool.read(from, tail, shipEvents, shipBytes)
+		if err != nil {
+			// A damaged segment that was whole when it was written: the disk lost it.
+			// What follows the damage is still delivered.
+			e.log.Error("reading the spool; audit events in a damaged segment are lost", "error", err)
+			e.lost.Add(1)
+			to = position{from.segment + 1, 0}
+			if from.segment >= tail.segment {
+				to = tail
+			}
+		}
+		if len(records) == 0 {
+			e.delivered(to, 0)
+			if to != tail {
+				continue
+			}
+			select {
+			case <-e.wake:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		delay, err := e.send(ctx, records)
+		if err == nil {
+			e.delivered(to, len(records))
+			if away {
+				e.log.Info("the audit service takes events again", "address", e.cfg.Address)
+			}
+			wait, away = firstWait, false
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if !away {
+			away = true
+			e.log.Warn("the audit service does not take events; they are kept on disk and sent later",
+				"address", e.cfg.Address, "reason", status.Convert(err).Message())
+		}
+		if delay == 0 {
+			delay = wait + rand.N(wait/2)
+			wait = min(2*wait, maxWait)
+		}
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// countBacklog counts what an earlier process left.
+func (e *Emitter) countBacklog() {
+	e.mu.Lock()
+	from, tail := e.sent, e.spool.tail
+	before := e.pending.Load()
+	e.mu.Unlock()
+	n := -int(before)
+	for from != tail {
+		records, to, err := e.spool.read(from, tail, 1<<20, shipBytes)
+		if err != nil || len(records) == 0 && to == from {
+			break
+		}
+		n, from = n+len(records), to
+	}
+	e.pending.Add(int64(max(n, 0)))
+}
+
+// delivered moves the mark and lets the spool delete what lies before it.
+func (e *Emitter) delivered(to position, n int) {
+	e.mu.Lock()
+	e.sent = to
+	err := e.spool.ack(to)
+	if to.segment < e.spool.segments[0] {
+		e.sent = e.spool.first()
+	}
+	e.mu.Unlock()
+	if err != nil {
+		e.log.Warn("tidying the spool", "error", err)
+	}
+	e.acked.Add(uint64(n))
+	e.pending.Add(-int64(n))
+}
+
+// send delivers one batch. The delay is how long the service asked to wait, 0
+// when it did not ask.
+func (e *Emitter) send(ctx context.Context, records [][]byte) (delay time.Duration, err error) {
+	req := &pb.PublishBatchRequest{SentAt: timestamppb.New(e.cfg.Now())}
+	for _, r := range records {
+		m := &pb.Event{}
+		if err := proto.Unmarshal(r, m); err != nil {
+			e.log.Error("reading an audit event of the spool; it is dropped", "error", err)
+			e.lost.Add(1)
+			continue
+		}
+		req.Events = append(req.Events, m)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	resp, err := e.client.PublishBatch(ctx, req)
+	if err != nil {
+		for _, d := range status.Convert(err).Details() {
+			if r, ok := d.(*errdetails.RetryInfo); ok {
+				delay = min(r.GetRetryDelay().AsDuration(), maxWait)
+			}
+		}
+		return delay, err
+	}
+	for _, r := range resp.GetReceipt().GetRejected() {
+		e.rejected.Add(1)
+		e.log.Error("the audit service refused an event", "emitter_seq", r.GetEmitterSeq(), "reason", r.GetReason())
+	}
+	if resp.GetReceipt().GetClockOff() {
+		e.log.Warn("this machine's clock differs from the audit service's", "difference", resp.GetReceipt().GetClockSkew().AsDuration().String())
+	}
+	return 0, nil
+}

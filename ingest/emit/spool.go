@@ -1,0 +1,379 @@
+package emit
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// spool is a queue of records on disk: segment files that are appended to at
+// one end and deleted whole at the other.
+//
+//	segment  NUMBER.spool   header ‖ record ‖ record …
+//	header   "mcpaudit spool 1\n" ‖ one record: next sequence number (8 bytes, LE) ‖ emitter id
+//	record   length (4 bytes, LE) ‖ CRC-32C of data (4 bytes, LE) ‖ data
+//
+// The header keeps the emitter's identity when every record has been delivered
+// and deleted. A crash can leave a torn record at the end of the last segment:
+// open cuts it off. It was never sent, because records are synced first.
+//
+// How far delivery has come is not written down: after a restart the oldest
+// segment is sent again, and the service knows its events. General write-ahead
+// logs rewrite a segment to drop its front and stop working after a full disk;
+// this one deletes whole files and cuts a failed write off again.
+//
+// One goroutine appends and acknowledges (the emitter's worker); another may
+// read at the same time only what was synced.
+type spool struct {
+	dir      string
+	limit    int64
+	lock     *os.File
+	segments []int64 // numbers, oldest first; the last one is written to
+	out      *os.File
+	size     int64 // of the last segment, whole records
+	total    int64 // of all segments
+	tail     position
+
+	emitter string
+	nextSeq uint64
+}
+
+// position is a place between two records.
+type position struct {
+	segment int64
+	offset  int64
+}
+
+const (
+	segmentMagic = "mcpaudit spool 1\n"
+	segmentSize  = 4 << 20 // a segment that has grown past this is closed
+	maxRecord    = 8 << 20
+)
+
+var (
+	errSpoolFull = errors.New("the spool is full")
+	errInUse     = errors.New("another process uses it")
+	castagnoli   = crc32.MakeTable(crc32.Castagnoli)
+)
+
+// openSpool opens or makes the spool in dir. newID names the emitter of a new
+// spool. The folder is locked until close; errInUse says that it already was.
+func openSpool(dir string, limit int64, newID func() string) (*spool, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("open spool %q: %w", dir, errInUse)
+	}
+	s := &spool{dir: dir, limit: limit, lock: lock}
+	if err := s.load(newID); err != nil {
+		s.close()
+		return nil, fmt.Errorf("open spool %q: %w", dir, err)
+	}
+	return s, nil
+}
+
+func (s *spool) load(newID func() string) error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if number, ok := strings.CutSuffix(e.Name(), ".spool"); ok {
+			n, err := strconv.ParseInt(number, 10, 64)
+			if err != nil {
+				continue
+			}
+			s.segments = append(s.segments, n)
+		}
+	}
+	slices.Sort(s.segments)
+	// A segment whose header is torn was being made when the machine stopped:
+	// it holds nothing, and the one before it has the identity.
+	for len(s.segments) > 0 {
+		err = s.recover(s.segments[len(s.segments)-1])
+		if err == nil || !errors.Is(err, errTorn) {
+			break
+		}
+		if err := os.Remove(s.path(s.segments[len(s.segments)-1])); err != nil {
+			return err
+		}
+		s.segments = s.segments[:len(s.segments)-1]
+	}
+	if err != nil && !errors.Is(err, errTorn) {
+		return err
+	}
+	if len(s.segments) == 0 {
+		s.emitter, s.nextSeq = newID(), 1
+		return s.roll()
+	}
+	for _, n := range s.segments[:len(s.segments)-1] {
+		if info, err := os.Stat(s.path(n)); err == nil {
+			s.total += info.Size()
+		}
+	}
+	s.total += s.size
+	return nil
+}
+
+var errTorn = errors.New("ends in the middle of a record")
+
+// recover reads the last segment, learns identity and next sequence number, and
+// cuts off a torn end.
+func (s *spool) recover(number int64) error {
+	f, err := os.OpenFile(s.path(number), os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	r := reader{file: f}
+	header, err := r.header()
+	if err != nil {
+		f.Close()
+		return err
+	}
+	s.nextSeq, s.emitter = header.nextSeq, header.emitter
+	for {
+		_, err := r.next()
+		if err != nil {
+			break
+		}
+		s.nextSeq++
+	}
+	if err := f.Truncate(r.offset); err != nil {
+		f.Close()
+		return err
+	}
+	s.out, s.size, s.tail = f, r.offset, position{number, r.offset}
+	return nil
+}
+
+func (s *spool) path(segment int64) string {
+	return filepath.Join(s.dir, fmt.Sprintf("%012d.spool", segment))
+}
+
+// roll begins a new segment.
+func (s *spool) roll() error {
+	number := int64(1)
+	if n := len(s.segments); n > 0 {
+		number = s.segments[n-1] + 1
+	}
+	f, err := os.OpenFile(s.path(number), os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	header := appendRecord([]byte(segmentMagic), append(binary.LittleEndian.AppendUint64(nil, s.nextSeq), s.emitter...))
+	if _, err = f.Write(header); err == nil {
+		err = errors.Join(f.Sync(), syncFolder(s.dir))
+	}
+	if err != nil {
+		f.Close()
+		os.Remove(s.path(number))
+		return err
+	}
+	if s.out != nil {
+		s.out.Close()
+	}
+	s.segments = append(s.segments, number)
+	s.out, s.size = f, int64(len(header))
+	s.total += s.size
+	s.tail = position{number, s.size}
+	return nil
+}
+
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func appendRecord(b, data []byte) []byte {
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(data)))
+	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(data, castagnoli))
+	return append(b, data...)
+}
+
+// append writes records and syncs them; each uses up one sequence number. After
+// an error none of them is in the spool.
+func (s *spool) append(records [][]byte) error {
+	var b []byte
+	for _, r := range records {
+		b = appendRecord(b, r)
+	}
+	if s.total+int64(len(b)) > s.limit {
+		return errSpoolFull
+	}
+	if s.size > segmentSize {
+		if err := s.roll(); err != nil {
+			return fmt.Errorf("begin a spool segment: %w", err)
+		}
+	}
+	_, err := s.out.WriteAt(b, s.size)
+	if err == nil {
+		err = s.out.Sync()
+	}
+	if err != nil {
+		// A disk that is full may have taken a part. Should the cut fail too, the
+		// next append writes over it, and open finds a torn record at the worst.
+		s.out.Truncate(s.size)
+		return fmt.Errorf("write spool: %w", err)
+	}
+	s.size += int64(len(b))
+	s.total += int64(len(b))
+	s.nextSeq += uint64(len(records))
+	s.tail.offset = s.size
+	return nil
+}
+
+// read returns records from a position on, at most max records and about
+// maxBytes, and the position behind them. Nothing to read is no error.
+func (s *spool) read(from, tail position, most, maxBytes int) ([][]byte, position, error) {
+	var out [][]byte
+	size := 0
+	for {
+		f, err := os.Open(s.path(from.segment))
+		if err != nil {
+			return nil, from, fmt.Errorf("read spool: %w", err)
+		}
+		r := reader{file: f, offset: from.offset}
+		if from.offset == 0 {
+			if _, err := r.header(); err != nil {
+				f.Close()
+				return nil, from, fmt.Errorf("read spool: %w", err)
+			}
+		}
+		for len(out) < most && size < maxBytes && (from.segment != tail.segment || r.offset < tail.offset) {
+			data, err := r.next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				f.Close()
+				return out, position{from.segment, r.offset}, fmt.Errorf("read spool segment %d: %w", from.segment, err)
+			}
+			out, size = append(out, data), size+len(data)
+		}
+		from.offset = r.offset
+		full := len(out) >= most || size >= maxBytes
+		f.Close()
+		if full || from.segment >= tail.segment {
+			return out, from, nil
+		}
+		from = position{from.segment + 1, 0}
+	}
+}
+
+// ack deletes the segments that lie wholly before a position. When everything
+// is delivered and the last segment has grown, a new one begins.
+func (s *spool) ack(p position) error {
+	for len(s.segments) > 1 && s.segments[0] < p.segment {
+		info, err := os.Stat(s.path(s.segments[0]))
+		if err == nil {
+			err = os.Remove(s.path(s.segments[0]))
+		}
+		if err != nil && !os.IsNotExist(err) {
+			return fmt.Errorf("delete delivered spool segment: %w", err)
+		}
+		if info != nil {
+			s.total -= info.Size()
+		}
+		s.segments = s.segments[1:]
+	}
+	if p == s.tail && s.size > segmentSize/4 {
+		if err := s.roll(); err != nil {
+			return fmt.Errorf("begin a spool segment: %w", err)
+		}
+		return s.ack(s.tail)
+	}
+	return nil
+}
+
+// first is the position of the oldest record.
+func (s *spool) first() position { return position{s.segments[0], 0} }
+
+// close gives the folder free. With everything delivered the next start begins
+// with an empty segment.
+func (s *spool) close() error {
+	var err error
+	if s.out != nil {
+		err = s.out.Close()
+	}
+	return errors.Join(err, s.lock.Close())
+}
+
+// reader reads one segment.
+type reader struct {
+	file   *os.File
+	offset int64
+}
+
+type segmentHeader struct {
+	nextSeq uint64
+	emitter string
+}
+
+func (r *reader) header() (segmentHeader, error) {
+	magic := make([]byte, len(segmentMagic))
+	if _, err := r.file.ReadAt(magic, 0); err != nil {
+		if errors.Is(err, io.EOF) {
+			return segmentHeader{}, errTorn
+		}
+		return segmentHeader{}, err
+	}
+	if string(magic) != segmentMagic {
+		return segmentHeader{}, errors.New("not a spool segment of this version of mcpaudit")
+	}
+	r.offset = int64(len(segmentMagic))
+	data, err := r.next()
+	if err != nil || len(data) < 9 {
+		return segmentHeader{}, errTorn
+	}
+	return segmentHeader{binary.LittleEndian.Uint64(data), string(data[8:])}, nil
+}
+
+// next reads the record at offset. io.EOF is the end; errTorn is a record that
+// is cut, damaged or larger than any that was written.
+func (r *reader) next() ([]byte, error) {
+	var head [8]byte
+	n, err := r.file.ReadAt(head[:], r.offset)
+	if n == 0 && errors.Is(err, io.EOF) {
+		return nil, io.EOF
+	}
+	if n < len(head) {
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		return nil, errTorn
+	}
+	size := binary.LittleEndian.Uint32(head[:])
+	if size == 0 || size > maxRecord {
+		return nil, errTorn
+	}
+	data := make([]byte, size)
+	if _, err := r.file.ReadAt(data, r.offset+8); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, errTorn
+		}
+		return nil, err
+	}
+	if crc32.Checksum(data, castagnoli) != binary.LittleEndian.Uint32(head[4:]) {
+		return nil, errTorn
+	}
+	r.offset += 8 + int64(size)
+	return data, nil
+}

@@ -1,0 +1,332 @@
+// Package app wires mcpaudit's service together: configuration, the store, the
+// pipeline, the servers. Commands use it; it knows no flags and no environment
+// of its own.
+package app
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/mcpaudit/mcpaudit/ingest/store"
+)
+
+// Config of the service. Each field is one setting with one name, in a YAML
+// file (store: {path: …}), in the environment (MCPAUDIT_STORE_PATH) and as a
+// flag (--store.path); a flag wins over the environment, and that over the file.
+type Config struct {
+	Roles   []string      `key:"roles" doc:"what this process does: ingest, query"`
+	Store   StoreConfig   `key:"store"`
+	Listen  ListenConfig  `key:"listen"`
+	Ingest  IngestConfig  `key:"ingest"`
+	Redact  RedactConfig  `key:"redact"`
+	Query   QueryConfig   `key:"query"`
+	Logging LoggingConfig `key:"log"`
+}
+
+// StoreConfig says where events are kept.
+type StoreConfig struct {
+	DSN         string `key:"dsn" secret:"true" doc:"ClickHouse server, clickhouse://user:password@host:9000/database or http(s)://…; empty for the engine in process"`
+	Path        string `key:"path" doc:"data folder of the engine in process"`
+	Engine      string `key:"engine" doc:"libchdb.so or its folder; empty to look where 'mcpaudit engine install' puts it"`
+	MemoryLimit uint64 `key:"memory_limit" doc:"bytes that the engine in process may allocate"`
+}
+
+// ListenConfig says where the service is reached.
+type ListenConfig struct {
+	GRPC string `key:"grpc" doc:"address of the gRPC services (ingest, query)"`
+	HTTP string `key:"http" doc:"address of /healthz, /readyz and /metrics"`
+}
+
+// IngestConfig bounds the pipeline.
+type IngestConfig struct {
+	Log            string        `key:"log" doc:"name of the log this instance writes; instances that share a store need names of their own"`
+	BatchRows      int           `key:"batch_rows" doc:"most events in one commit"`
+	BatchAge       time.Duration `key:"batch_age" doc:"how long an event waits for others before a commit; 0 for 25ms in process, 200ms on a server"`
+	MemoryBytes    int64         `key:"memory_bytes" doc:"most bytes of events under way; beyond it emitters wait"`
+	Retention      int           `key:"retention_months" doc:"months that events are kept"`
+	ClockTolerance time.Duration `key:"clock_tolerance" doc:"difference of an emitter's clock that it is told of"`
+}
+
+// RedactConfig sets up the second pass of redaction, the one in the service.
+type RedactConfig struct {
+	KeyFile string `key:"key_file" doc:"file with the key of digests and pseudonyms; empty for a key of this run alone"`
+}
+
+// QueryConfig bounds each query.
+type QueryConfig struct {
+	Timeout     time.Duration `key:"timeout" doc:"longest time of one query"`
+	MemoryLimit uint64        `key:"memory_limit" doc:"most bytes one query may allocate"`
+}
+
+// LoggingConfig says how the service logs, always to standard error.
+type LoggingConfig struct {
+	Level  string `key:"level" doc:"debug, info, warn or error"`
+	Format string `key:"format" doc:"text or json"`
+}
+
+// DefaultConfig is what an empty file means. dataDir is the user's data folder.
+func DefaultConfig(dataDir string) Config {
+	return Config{
+		Roles:  []string{"ingest", "query"},
+		Store:  StoreConfig{Path: dataDir, MemoryLimit: 2 << 30},
+		Listen: ListenConfig{GRPC: "127.0.0.1:4777", HTTP: "127.0.0.1:4778"},
+		Ingest: IngestConfig{Log: "main", BatchRows: 20000, MemoryBytes: 64 << 20, Retention: 12, ClockTolerance: 5 * time.Minute},
+		Query:  QueryConfig{Timeout: 30 * time.Second, MemoryLimit: 1 << 30},
+		Logging: LoggingConfig{
+			Level: "info", Format: "text",
+		},
+	}
+}
+
+// Validate names the first setting that is wrong and what it may be.
+func (c *Config) Validate() error {
+	for _, r := range c.Roles {
+		if !slices.Contains([]string{"ingest", "query"}, r) {
+			return fmt.Errorf("roles: there is no role %q; use ingest, query", r)
+		}
+	}
+	if len(c.Roles) == 0 {
+		return errors.New("roles: name at least one of ingest, query")
+	}
+	if err := (store.Config{DSN: c.Store.DSN, Path: c.Store.Path}).Validate(); err != nil {
+		return err
+	}
+	for _, b := range []struct {
+		name        string
+		value       int64
+		least, most int64
+	}{
+		{"ingest.batch_rows", int64(c.Ingest.BatchRows), 1, 100000},
+		{"ingest.memory_bytes", c.Ingest.MemoryBytes, 8 << 20, 8 << 30},
+		{"ingest.retention_months", int64(c.Ingest.Retention), 1, 1200},
+		{"ingest.batch_age", int64(c.Ingest.BatchAge), 0, int64(10 * time.Second)},
+		{"query.timeout", int64(c.Query.Timeout), int64(100 * time.Millisecond), int64(time.Hour)},
+	} {
+		if b.value < b.least || b.value > b.most {
+			return fmt.Errorf("%s: is %d, must lie between %d and %d", b.name, b.value, b.least, b.most)
+		}
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Logging.Level) {
+		return fmt.Errorf("log.level: there is no level %q; use debug, info, warn or error", c.Logging.Level)
+	}
+	if !slices.Contains([]string{"text", "json"}, c.Logging.Format) {
+		return fmt.Errorf("log.format: there is no format %q; use text or json", c.Logging.Format)
+	}
+	return nil
+}
+
+// Setting is one leaf of a Config.
+type Setting struct {
+	Name   string // such as store.path
+	Doc    string
+	Secret bool
+	value  reflect.Value
+}
+
+// Env is the setting's environment variable.
+func (s Setting) Env() string {
+	return "MCPAUDIT_" + strings.ToUpper(strings.ReplaceAll(s.Name, ".", "_"))
+}
+
+// Settings are all settings of c; setting one changes c.
+func (c *Config) Settings() []Setting { return leaves("", reflect.ValueOf(c).Elem()) }
+
+func leaves(prefix string, v reflect.Value) []Setting {
+	var out []Setting
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		name := prefix + f.Tag.Get("key")
+		if f.Type.Kind() == reflect.Struct {
+			out = append(out, leaves(name+".", v.Field(i))...)
+			continue
+		}
+		out = append(out, Setting{name, f.Tag.Get("doc"), f.Tag.Get("secret") == "true", v.Field(i)})
+	}
+	return out
+}
+
+// Set reads a setting's value from text.
+func (s Setting) Set(text string) error {
+	bad := func(want string) error { return fmt.Errorf("%s: %q is not %s", s.Name, text, want) }
+	if s.Secret {
+		bad = func(want string) error { return fmt.Errorf("%s: the value is not %s", s.Name, want) }
+	}
+	switch p := s.value.Addr().Interface().(type) {
+	case *string:
+		*p = text
+	case *[]string:
+		*p = nil
+		for part := range strings.SplitSeq(text, ",") {
+			*p = append(*p, strings.TrimSpace(part))
+		}
+	case *int:
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return bad("a whole number")
+		}
+		*p = n
+	case *int64:
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return bad("a whole number")
+		}
+		*p = n
+	case *uint64:
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			return bad("a whole number from 0")
+		}
+		*p = n
+	case *time.Duration:
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return bad("a duration such as 25ms")
+		}
+		*p = d
+	default:
+		return fmt.Errorf("%s: settings of type %T can't be read", s.Name, p)
+	}
+	return nil
+}
+
+// String is the setting's value as Set reads it.
+func (s Setting) String() string {
+	switch p := s.value.Interface().(type) {
+	case []string:
+		return strings.Join(p, ",")
+	default:
+		return fmt.Sprint(p)
+	}
+}
+
+// ReadYAML sets what a file sets. name is for messages, which have the line; an
+// unknown key is an error that names the nearest known one.
+func (c *Config) ReadYAML(name string, r io.Reader) error {
+	text, err := io.ReadAll(io.LimitReader(r, 1<<20))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	var doc yaml.Node
+	if err := yaml.NewDecoder(bytes.NewReader(text)).Decode(&doc); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil // empty, or comments alone
+		}
+		return fmt.Errorf("%s: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	settings := map[string]Setting{}
+	for _, s := range c.Settings() {
+		settings[s.Name] = s
+	}
+	return readNode(name, "", doc.Content[0], settings, map[string]bool{})
+}
+
+func readNode(file, prefix string, n *yaml.Node, settings map[string]Setting, seen map[string]bool) error {
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
+		return nil
+	}
+	if n.Kind != yaml.MappingNode {
+		return fmt.Errorf("%s:%d: %s must have keys", file, n.Line, orTop(prefix))
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		name := prefix + key.Value
+		if seen[name] {
+			return fmt.Errorf("%s:%d: %s is set twice", file, key.Line, name)
+		}
+		seen[name] = true
+		s, known := settings[name]
+		section := slices.ContainsFunc(sortedKeys(settings), func(k string) bool { return strings.HasPrefix(k, name+".") })
+		switch {
+		case !known && !section:
+			return fmt.Errorf("%s:%d: there is no setting %q; the nearest is %q", file, key.Line, name, Nearest(name, sortedKeys(settings)))
+		case section:
+			if err := readNode(file, name+".", value, settings, seen); err != nil {
+				return err
+			}
+		case value.Kind == yaml.ScalarNode:
+			if err := s.Set(value.Value); err != nil {
+				return fmt.Errorf("%s:%d: %w", file, value.Line, err)
+			}
+		case value.Kind == yaml.SequenceNode:
+			var parts []string
+			for _, c := range value.Content {
+				parts = append(parts, c.Value)
+			}
+			if err := s.Set(strings.Join(parts, ",")); err != nil {
+				return fmt.Errorf("%s:%d: %w", file, value.Line, err)
+			}
+		default:
+			return fmt.Errorf("%s:%d: %s takes a single value", file, value.Line, name)
+		}
+	}
+	return nil
+}
+
+func orTop(prefix string) string {
+	if prefix == "" {
+		return "the file"
+	}
+	return strings.TrimSuffix(prefix, ".")
+}
+
+func sortedKeys(m map[string]Setting) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// Nearest is the name that is most like a misspelt one: the one with the
+// longest common letters at both ends, and of those the closest in length.
+func Nearest(name string, names []string) string {
+	score := func(n string) int {
+		head := 0
+		for head < len(n) && head < len(name) && n[head] == name[head] {
+			head++
+		}
+		tail := 0
+		for tail < len(n)-head && tail < len(name)-head && n[len(n)-1-tail] == name[len(name)-1-tail] {
+			tail++
+		}
+		return 4*(head+tail) - max(len(n)-len(name), len(name)-len(n))
+	}
+	return slices.MaxFunc(names, func(a, b string) int { return score(a) - score(b) })
+}
+
+// Dump writes the settings in force as YAML, each with its explanation; a
+// secret's value is left out.
+func (c *Config) Dump(w io.Writer) {
+	section := ""
+	for _, s := range c.Settings() {
+		indent, key := "", s.Name
+		if group, rest, ok := strings.Cut(s.Name, "."); ok {
+			if group != section {
+				fmt.Fprintf(w, "%s:\n", group)
+				section = group
+			}
+			indent, key = "  ", rest
+		}
+		value := s.String()
+		if s.Secret && value != "" {
+			value = "(set, not shown)"
+		}
+		quoted, _ := yaml.Marshal(value)
+		if _, isList := s.value.Interface().([]string); isList {
+			quoted = []byte("[" + strings.ReplaceAll(value, ",", ", ") + "]")
+		} else if s.value.Kind() != reflect.String {
+			quoted = []byte(value)
+		}
+		fmt.Fprintf(w, "%s# %s (%s)\n%s%s: %s\n", indent, s.Doc, s.Env(), indent, key, bytes.TrimSpace(quoted))
+	}
+}

@@ -1,0 +1,205 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/mcpaudit/mcpaudit/ingest"
+	"github.com/mcpaudit/mcpaudit/ingest/redact"
+	"github.com/mcpaudit/mcpaudit/ingest/rpc"
+	"github.com/mcpaudit/mcpaudit/ingest/store"
+	"github.com/mcpaudit/mcpaudit/ingest/store/embedded"
+	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query"
+)
+
+// Deps are what the service takes from its surroundings.
+type Deps struct {
+	Now        func() time.Time
+	Log        *slog.Logger
+	Version    string
+	EngineDirs []string // where to look for libchdb, beside the system's folders
+	// Started, when set, is called once with the addresses that are listened on.
+	Started func(grpc, http net.Addr)
+}
+
+// Serve runs the service until ctx ends, then lets what is under way finish.
+func Serve(ctx context.Context, cfg Config, d Deps) error {
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	if err := loopbackOnly(cfg.Listen); err != nil {
+		return err
+	}
+	s, err := OpenStore(ctx, cfg, d.EngineDirs)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	applied, err := s.Migrate(ctx, d.Now())
+	if err != nil {
+		return err
+	}
+	for _, name := range applied {
+		d.Log.Info("applied schema file", "file", name)
+	}
+	redactor, err := newRedactor(cfg.Redact, d.Log)
+	if err != nil {
+		return err
+	}
+
+	m := newMetrics(d.Version)
+	server := grpc.NewServer(
+		grpc.MaxRecvMsgSize(rpc.MaxBytes+64<<10),
+		grpc.MaxConcurrentStreams(1000),
+		grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(4<<20),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.ConnectionTimeout(20*time.Second),
+	)
+	healthpb.RegisterHealthServer(server, health.NewServer())
+	var pipeline *ingest.Pipeline
+	if slices.Contains(cfg.Roles, "ingest") {
+		age := cfg.Ingest.BatchAge
+		if age == 0 && cfg.Store.DSN != "" {
+			age = 200 * time.Millisecond
+		}
+		pipeline = ingest.New(ingest.Config{
+			LogName: cfg.Ingest.Log, MaxRows: cfg.Ingest.BatchRows, MaxAge: age,
+			MaxBytes: cfg.Ingest.MemoryBytes, Retention: cfg.Ingest.Retention,
+		}, s, redactor, d.Now, d.Log, m)
+		pb.RegisterIngestServiceServer(server, rpc.New(rpc.Config{ClockTolerance: cfg.Ingest.ClockTolerance}, pipeline, d.Now))
+	}
+	if slices.Contains(cfg.Roles, "query") {
+		limits := store.Limits{Time: cfg.Query.Timeout, Memory: cfg.Query.MemoryLimit}
+		pb.RegisterQueryServiceServer(server, query.New(query.Config{Limits: limits}, s, d.Log))
+	}
+
+	grpcListener, err := net.Listen("tcp", cfg.Listen.GRPC)
+	if err != nil {
+		return fmt.Errorf("listen for gRPC: %w; another address: --listen.grpc", err)
+	}
+	httpListener, err := net.Listen("tcp", cfg.Listen.HTTP)
+	if err != nil {
+		grpcListener.Close()
+		return fmt.Errorf("listen for HTTP: %w; another address: --listen.http", err)
+	}
+	web := &http.Server{Handler: operations(s, pipeline, m), ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+
+	// The pipeline outlives the servers: requests that are under way when ctx
+	// ends are stored and answered.
+	pipelineCtx, stopPipeline := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopPipeline()
+	g, ctx := errgroup.WithContext(ctx)
+	if pipeline != nil {
+		g.Go(func() error { return pipeline.Run(pipelineCtx) })
+	}
+	g.Go(func() error { return server.Serve(grpcListener) })
+	g.Go(func() error {
+		if err := web.Serve(httpListener); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		d.Log.Info("stopping")
+		stopGracefully(server, 10*time.Second)
+		stopPipeline()
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		return web.Shutdown(late)
+	})
+	d.Log.Info("serving", "roles", cfg.Roles, "grpc", grpcListener.Addr().String(), "http", httpListener.Addr().String())
+	if d.Started != nil {
+		d.Started(grpcListener.Addr(), httpListener.Addr())
+	}
+	return g.Wait()
+}
+
+func stopGracefully(server *grpc.Server, patience time.Duration) {
+	done := make(chan struct{})
+	go func() { server.GracefulStop(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		server.Stop()
+	}
+}
+
+// loopbackOnly refuses to speak plaintext to the network.
+func loopbackOnly(l ListenConfig) error {
+	for _, a := range []struct{ name, address string }{{"listen.grpc", l.GRPC}, {"listen.http", l.HTTP}} {
+		host, _, err := net.SplitHostPort(a.address)
+		if err != nil {
+			return fmt.Errorf("%s: %q is not host:port", a.name, a.address)
+		}
+		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			return fmt.Errorf("%s: %q is not a loopback address, and this version has neither TLS nor credentials yet; put a proxy with both in front", a.name, a.address)
+		}
+	}
+	return nil
+}
+
+// OpenStore opens the configured store, finding the engine when it is needed.
+func OpenStore(ctx context.Context, cfg Config, engineDirs []string) (*store.Store, error) {
+	c := store.Config{DSN: cfg.Store.DSN, Path: cfg.Store.Path, MemoryLimit: cfg.Store.MemoryLimit}
+	if c.DSN == "" {
+		var err error
+		if c.Library, err = embedded.Locate(cfg.Store.Engine, engineDirs...); err != nil {
+			return nil, err
+		}
+	}
+	return store.Open(ctx, c)
+}
+
+func newRedactor(c RedactConfig, log *slog.Logger) (*redact.Redactor, error) {
+	key := NewKey()
+	if c.KeyFile != "" {
+		var err error
+		if key, err = ReadKey(c.KeyFile); err != nil {
+			return nil, err
+		}
+	} else {
+		log.Info("no redact.key_file: pseudonyms that this service makes can't be looked up after it stops")
+	}
+	return redact.New(redact.DefaultProfile(), key)
+}
+
+// operations are the pages that machines look at.
+func operations(s *store.Store, p *ingest.Pipeline, m *metrics) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+		defer cancel()
+		reason := "ok"
+		if p != nil {
+			if err := p.Ready(); err != nil {
+				reason = err.Error()
+			}
+		}
+		if err := s.Ping(ctx); err != nil {
+			reason = "the store does not answer"
+		}
+		if reason != "ok" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		fmt.Fprintln(w, reason)
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	return mux
+}

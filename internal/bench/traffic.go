@@ -1,0 +1,113 @@
+package bench
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/redact"
+)
+
+// traffic makes events like those of agents at work: sessions of 5 to 60 calls,
+// a few servers with a few tools each, arguments of some hundred bytes, one
+// call in fifteen failing. Events are redacted as an emitter does it; one is
+// about 600 bytes on the wire.
+type traffic struct {
+	r       *rand.Rand
+	redact  *redact.Redactor
+	at      time.Time
+	left    int // calls left in the session
+	session event.Event
+	result  []byte
+}
+
+func newTraffic(seed uint64, at time.Time) (*traffic, error) {
+	r, err := redact.New(redact.DefaultProfile(), []byte("a key for benchmarks only, 32 by"))
+	if err != nil {
+		return nil, err
+	}
+	return &traffic{r: rand.New(rand.NewPCG(seed, seed)), redact: r, at: at}, nil
+}
+
+var (
+	servers = []string{"files", "github", "postgres", "search", "calendar"}
+	tools   = []string{"read_file", "list_directory", "search_code", "query", "create_issue", "get_events", "web_search", "write_file"}
+	words   = []string{"quarterly", "report", "of", "the", "billing", "service", "latency", "customer", "update", "draft", "internal", "release", "notes", "please", "summarise", "compare", "with", "last", "week", "schema"}
+)
+
+func pick[T any](r *rand.Rand, from []T) T { return from[r.IntN(len(from))] }
+
+func (t *traffic) hex(bytes int) string {
+	const digits = "0123456789abcdef"
+	b := make([]byte, 2*bytes)
+	for i := range b {
+		b[i] = digits[t.r.IntN(16)]
+	}
+	return string(b)
+}
+
+func (t *traffic) sentence(n int) string {
+	s := ""
+	for range n {
+		s += pick(t.r, words) + " "
+	}
+	return s
+}
+
+func (t *traffic) begin() {
+	agent := t.r.IntN(200)
+	t.left = 5 + t.r.IntN(56)
+	t.session = event.Event{
+		Principal: fmt.Sprintf("https://issuer.example|user-%03d", agent), PrincipalName: fmt.Sprintf("User %d", agent), PrincipalKind: "agent",
+		AgentID: fmt.Sprintf("agent-%03d", agent), Model: "model-4", ClientName: "assistant", ClientVersion: "2.1.0", AuthMethod: "oauth",
+		CredentialID: fmt.Sprintf("%08x", agent*2654435761), Server: pick(t.r, servers), ServerVersion: "1.4.2", ServerInstance: "pod-7f9c/12",
+		Environment: "production", Transport: "http", ProtocolVersion: "2025-11-25", ClientIP: fmt.Sprintf("10.0.%d.%d", agent%7, agent),
+		Tenant: "default", SessionID: t.hex(16), TraceID: t.hex(16), Decision: "allow", PolicyID: "default", PolicyVersion: "12",
+		ScopesRequired: []string{"files:read"}, ScopesGranted: []string{"files:read", "issues:write"},
+	}
+}
+
+// content is the raw arguments and result of one call.
+func (t *traffic) content() (arguments, result []byte) {
+	a := map[string]any{
+		"path": fmt.Sprintf("/srv/projects/%s/%s-%d.md", pick(t.r, words), pick(t.r, words), t.r.IntN(50)), "limit": t.r.IntN(100),
+		"query": t.sentence(6 + t.r.IntN(10)), "options": map[string]any{"recursive": t.r.IntN(2) == 0, "format": "markdown", "depth": t.r.IntN(5)},
+		"note": t.sentence(8 + t.r.IntN(12)),
+	}
+	arguments, _ = json.Marshal(a)
+	result, _ = json.Marshal(map[string]any{"content": []any{map[string]any{"type": "text", "text": t.sentence(40)}}, "n": t.r.IntN(1000)})
+	return arguments, result
+}
+
+// next is the next event; its emitter and sequence number are the caller's.
+func (t *traffic) next() *event.Event {
+	if t.left == 0 {
+		t.begin()
+	}
+	t.left--
+	t.at = t.at.Add(time.Duration(1+t.r.IntN(40)) * time.Millisecond)
+	e := t.session
+	e.OccurredAt, e.Duration = t.at.UnixMicro(), uint64(1000+t.r.IntN(400000))
+	e.Kind, e.Method, e.Target, e.Outcome = "tool_call", "tools/call", pick(t.r, tools), "success"
+	copy(e.DefinitionDigest[:], e.Target+"----------------")
+	e.Hints, e.RequestID, e.SpanID = event.DefaultHints, fmt.Sprint(t.r.IntN(100)), t.hex(8)
+	e.RequestBytes, e.ResponseBytes, e.HTTPStatus = uint64(300+t.r.IntN(500)), uint64(200+t.r.IntN(20000)), 200
+	if t.r.IntN(15) == 0 {
+		e.Outcome, e.ErrorCode, e.ErrorMessage = "tool_error", "ENOENT", "no such file or directory"
+	}
+	arguments, result := t.content()
+	t.redact.Apply(redact.Call{Server: e.Server, Method: e.Method, Target: e.Target, Arguments: arguments, Result: result, ErrorMessage: e.ErrorMessage}, &e)
+	e.EventID = t.id(t.at)
+	e.SetDefaults()
+	return &e
+}
+
+func (t *traffic) id(at time.Time) event.ID {
+	var noise [10]byte
+	binary.LittleEndian.PutUint64(noise[:], t.r.Uint64())
+	binary.LittleEndian.PutUint16(noise[8:], uint16(t.r.Uint32()))
+	return event.NewID(at, noise)
+}

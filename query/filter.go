@@ -1,0 +1,287 @@
+package query
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.einride.tech/aip/filtering"
+	expr "google.golang.org/genproto/googleapis/api/expr/v1alpha1"
+
+	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/store"
+)
+
+// Limits of a filter: they bound the work of the parser and of the engine.
+const (
+	maxFilter  = 16 << 10
+	maxNesting = 32
+	maxTerms   = 200
+)
+
+// A FilterError says where in a filter what is wrong. Its text is safe to show.
+type FilterError struct {
+	Position int // in bytes, from 1; 0 when it concerns the whole filter
+	Reason   string
+}
+
+func (e *FilterError) Error() string {
+	if e.Position == 0 {
+		return "filter: " + e.Reason
+	}
+	return fmt.Sprintf("filter, character %d: %s", e.Position, e.Reason)
+}
+
+// condition is SQL text made of static fragments, and the values bound in it.
+type condition struct {
+	sql  string
+	args []any
+}
+
+// compileFilter turns an AIP-160 filter (https://google.aip.dev/160) into a
+// condition. Field names are looked up in fields and values are bound: nothing
+// of the filter's text becomes SQL.
+func compileFilter(filter string) (condition, error) {
+	if strings.TrimSpace(filter) == "" {
+		return condition{sql: "1"}, nil
+	}
+	if len(filter) > maxFilter {
+		return condition{}, &FilterError{Reason: fmt.Sprintf("has %d bytes, at most %d are taken", len(filter), maxFilter)}
+	}
+	if strings.Count(filter, "(") > maxNesting {
+		return condition{}, &FilterError{Reason: fmt.Sprintf("has more than %d parentheses", maxNesting)}
+	}
+	var p filtering.Parser
+	p.Init(filter)
+	parsed, err := p.Parse()
+	if err != nil {
+		return condition{}, &FilterError{Reason: "is not a filter: " + lastLine(err) + `; write comparisons such as server = "files" AND outcome != "success"`}
+	}
+	c := compiler{positions: parsed.GetSourceInfo().GetPositions()}
+	sql, err := c.expression(parsed.GetExpr())
+	if err != nil {
+		return condition{}, err
+	}
+	return condition{sql, c.args}, nil
+}
+
+// lastLine is the innermost reason of a parser error, which nests a line for
+// every rule of the grammar that it was in.
+func lastLine(err error) string {
+	text := strings.TrimSpace(err.Error())
+	if at := strings.LastIndex(text, "\n"); at >= 0 {
+		text = text[at+1:]
+	}
+	return strings.TrimSpace(text)
+}
+
+type compiler struct {
+	positions map[int64]int32
+	args      []any
+	terms     int
+}
+
+func (c *compiler) errorf(e *expr.Expr, format string, args ...any) error {
+	return &FilterError{Position: int(c.positions[e.GetId()]) + 1, Reason: fmt.Sprintf(format, args...)}
+}
+
+func (c *compiler) expression(e *expr.Expr) (string, error) {
+	call := e.GetCallExpr()
+	if call == nil {
+		return "", c.errorf(e, `compare a field with a value, such as outcome = "denied"`)
+	}
+	args := call.GetArgs()
+	switch fn := call.GetFunction(); fn {
+	case filtering.FunctionAnd, filtering.FunctionFuzzyAnd, filtering.FunctionOr:
+		op := " AND "
+		if fn == filtering.FunctionOr {
+			op = " OR "
+		}
+		var parts []string
+		for _, a := range args {
+			sql, err := c.expression(a)
+			if err != nil {
+				return "", err
+			}
+			parts = append(parts, sql)
+		}
+		return "(" + strings.Join(parts, op) + ")", nil
+	case filtering.FunctionNot:
+		if len(args) != 1 {
+			return "", c.errorf(e, "NOT takes one comparison")
+		}
+		sql, err := c.expression(args[0])
+		return "NOT (" + sql + ")", err
+	case "=", "!=", "<", "<=", ">", ">=", ":":
+		if len(args) != 2 {
+			return "", c.errorf(e, "%s takes a field and a value", fn)
+		}
+		if c.terms++; c.terms > maxTerms {
+			return "", c.errorf(e, "there are more than %d comparisons", maxTerms)
+		}
+		return c.comparison(e, fn, args[0], args[1])
+	default:
+		return "", c.errorf(e, "there is no function %s here", strconv.Quote(event.ClipText(fn, 40)))
+	}
+}
+
+func (c *compiler) comparison(e *expr.Expr, op string, left, right *expr.Expr) (string, error) {
+	name, key, err := c.name(left)
+	if err != nil {
+		return "", err
+	}
+	f, ok := fields[name]
+	if !ok {
+		return "", c.errorf(left, "there is no field %s; the nearest is %s", strconv.Quote(event.ClipText(name, 60)), nearest(name))
+	}
+	if f.kind == mapKind {
+		return c.mapEntry(e, f, op, key, right)
+	}
+	if key != "" {
+		return "", c.errorf(left, "%s has no parts", name)
+	}
+	value, err := c.value(right)
+	if err != nil {
+		return "", err
+	}
+	if !strings.Contains(f.kind.operators(), " "+op+" ") {
+		return "", c.errorf(e, "%s can't be compared by %s; use one of%s", name, op, f.kind.operators())
+	}
+	switch f.kind {
+	case textKind:
+		return c.text(f.sql, op, value), nil
+	case listKind:
+		return "has(" + f.sql + ", " + c.bind("String", value) + ")", nil
+	case boolKind:
+		if value != "true" && value != "false" {
+			return "", c.errorf(right, "%s is true or false", name)
+		}
+		return f.sql + " " + op + " " + c.bind("Bool", value == "true"), nil
+	case numberKind:
+		n, err := strconv.ParseUint(value, 10, 64)
+		if err != nil {
+			return "", c.errorf(right, "%s is compared with a whole number from 0", name)
+		}
+		return f.sql + " " + op + " " + c.bind("UInt64", n), nil
+	case durationKind:
+		d, err := time.ParseDuration(value)
+		if err != nil || d < 0 {
+			return "", c.errorf(right, "%s is compared with a duration such as 1.5s or 200ms", name)
+		}
+		return f.sql + " " + op + " " + c.bind("UInt64", uint64(d.Microseconds())), nil
+	case timeKind:
+		t, err := time.Parse(time.RFC3339Nano, value)
+		if err != nil || t.Unix() < 0 || t.Year() > 2200 {
+			return "", c.errorf(right, `%s is compared with a time such as "2026-11-20T09:00:00Z"`, name)
+		}
+		return f.sql + " " + op + " fromUnixTimestamp64Micro(" + c.bind("Int64", t.UnixMicro()) + ", 'UTC')", nil
+	case digestKind:
+		d, err := event.ParseDigest(strings.ToLower(value))
+		if err != nil {
+			return "", c.errorf(right, "%s is compared with 32 hex digits", name)
+		}
+		return f.sql + " " + op + " unhex(" + c.bind("String", fmt.Sprintf("%x", d[:])) + ")", nil
+	case idKind:
+		id, err := event.ParseID(value)
+		if err != nil {
+			return "", c.errorf(right, "%s is compared with a UUID", name)
+		}
+		return f.sql + " " + op + " toUUID(" + c.bind("String", id.String()) + ")", nil
+	}
+	return "", c.errorf(left, "%s can't be searched", name)
+}
+
+// text compares strings. A * at an end of the value stands for any text, as
+// AIP-160 has it; ":" finds the value anywhere in the field, in either case.
+func (c *compiler) text(sql, op, value string) string {
+	if op == ":" {
+		return "positionCaseInsensitiveUTF8(" + sql + ", " + c.bind("String", value) + ") > 0"
+	}
+	if op != "=" && op != "!=" || len(value) < 2 && value != "*" {
+		return sql + " " + op + " " + c.bind("String", value)
+	}
+	middle, prefix := strings.CutSuffix(value, "*")
+	middle, suffix := strings.CutPrefix(middle, "*")
+	var match string
+	switch {
+	case value == "*":
+		match = sql + " != ''"
+	case prefix && suffix:
+		match = "position(" + sql + ", " + c.bind("String", middle) + ") > 0"
+	case prefix:
+		match = "startsWith(" + sql + ", " + c.bind("String", middle) + ")"
+	case suffix:
+		match = "endsWith(" + sql + ", " + c.bind("String", middle) + ")"
+	default:
+		return sql + " " + op + " " + c.bind("String", value)
+	}
+	if op == "!=" {
+		return "NOT " + match
+	}
+	return match
+}
+
+func (c *compiler) mapEntry(e *expr.Expr, f field, op, key string, right *expr.Expr) (string, error) {
+	value, err := c.value(right)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case key == "" && op == ":":
+		return "mapContains(" + f.sql + ", " + c.bind("String", value) + ")", nil
+	case key == "":
+		return "", c.errorf(e, "name a label, such as labels.team = \"search\", or ask for a key, such as labels:team")
+	case op != "=" && op != "!=" && op != ":":
+		return "", c.errorf(e, "a label can't be compared by %s; use = != or :", op)
+	}
+	return c.text(f.sql+"["+c.bind("String", key)+"]", op, value), nil
+}
+
+// name reads field or field.key.
+func (c *compiler) name(e *expr.Expr) (name, key string, err error) {
+	if id := e.GetIdentExpr(); id != nil {
+		return id.GetName(), "", nil
+	}
+	if s := e.GetSelectExpr(); s != nil {
+		name, key, err = c.name(s.GetOperand())
+		if err != nil {
+			return "", "", err
+		}
+		if key != "" {
+			key += "."
+		}
+		return name, key + s.GetField(), nil
+	}
+	return "", "", c.errorf(e, "begin a comparison with a field's name")
+}
+
+// value reads a constant; a bare word is a text.
+func (c *compiler) value(e *expr.Expr) (text string, err error) {
+	switch k := e.GetConstExpr().GetConstantKind().(type) {
+	case *expr.Constant_StringValue:
+		return k.StringValue, nil
+	case *expr.Constant_Int64Value:
+		return strconv.FormatInt(k.Int64Value, 10), nil
+	case *expr.Constant_DoubleValue:
+		return strconv.FormatFloat(k.DoubleValue, 'g', -1, 64), nil
+	}
+	if call := e.GetCallExpr(); call != nil && len(call.GetArgs()) == 1 &&
+		(call.GetFunction() == filtering.FunctionTimestamp || call.GetFunction() == filtering.FunctionDuration) {
+		return c.value(call.GetArgs()[0])
+	}
+	name, key, err := c.name(e)
+	if err != nil {
+		return "", c.errorf(e, "end a comparison with a value; put texts in double quotes")
+	}
+	if key != "" {
+		name += "." + key
+	}
+	return name, nil
+}
+
+func (c *compiler) bind(typ string, value any) string {
+	name := "p" + strconv.Itoa(len(c.args))
+	c.args = append(c.args, store.Named(name, value))
+	return "{" + name + ":" + typ + "}"
+}
