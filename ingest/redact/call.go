@@ -47,8 +47,8 @@ type worker struct {
 	removed []event.Removal
 	count   uint32
 	rules   []*toolRules
-	keyTry  []*rule
-	looked  int // bytes of the current side that were scanned
+	name    []byte // of the member about to be written, as it is written
+	looked  int    // bytes of the current side that were scanned
 	cut     bool
 	keep    int // depth of kept members around the current value
 }
@@ -96,7 +96,13 @@ func (r *Redactor) Call(c Call) (rep Report) {
 	}()
 	w.arguments(&c, &rep)
 	if !w.over {
-		w.result(c.Result, &rep)
+		w.work = 0
+		if w.result(c.Result, &rep); w.over {
+			// Nothing of a result is kept: only its signals are incomplete.
+			w.sig.list = append(w.sig.list, "over_budget")
+			w.over = false
+		}
+		w.work = 0
 	}
 	if !w.over && c.ErrorMessage != "" {
 		w.errorMessage(c.ErrorMessage, &rep)

@@ -15,7 +15,7 @@ import (
 // allocation and no shared state.
 type keyed struct{ inner, outer [64]byte }
 
-var errKey = errors.New("redaction key must have at least 16 bytes; make one with `mcpaudit keygen`")
+var errKey = errors.New("redaction key must have at least 16 bytes")
 
 func newKeyed(key []byte) (keyed, error) {
 	var k keyed

@@ -250,7 +250,7 @@ func personalKey(name []byte) string {
 		"customername", "patientname", "employeename", "contactname", "personname", "holdername", "cardholder",
 		"cardholdername", "accountholder", "recipientname", "sendername", "passengername":
 		return "pii:name"
-	case "dob", "dateofbirth", "birthdate", "birthday", "birthdayte":
+	case "dob", "dateofbirth", "birthdate", "birthday":
 		return "pii:birth_date"
 	case "street", "streetaddress", "address", "addressline", "homeaddress", "postaladdress", "mailingaddress",
 		"billingaddress", "shippingaddress", "streetname":

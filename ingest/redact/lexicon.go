@@ -19,16 +19,16 @@ const (
 	person                      // a word that introduces a person's name
 )
 
-// trigger is what to do when one word of the automaton is met.
+// trigger is what to do when one word of the lexicon is met.
 type trigger struct {
 	kind  wordKind
 	size  int32 // length of the word
 	rule  *rule
 	heads []head // where rule's expression begins, nil to search around the word
-	index int    // into phrases or attacks
+	index int    // into phrases, attacks or placeForms
 }
 
-// lexicon is the automaton over all words together with what each triggers.
+// lexicon is the set of all words together with what each triggers.
 type lexicon struct {
 	words    *wordSet
 	triggers []trigger
@@ -43,7 +43,7 @@ var secretNames = []string{
 
 var commonLexicon = sync.OnceValue(func() *lexicon { return newLexicon(nil) })
 
-// newLexicon builds the automaton; names are further parts of key names that
+// newLexicon builds the set; names are further parts of key names that
 // the profile calls sensitive, so that the second pass notices them.
 func newLexicon(names []string) *lexicon {
 	lx := &lexicon{}
@@ -94,8 +94,10 @@ func newLexicon(names []string) *lexicon {
 	}
 	add("://", trigger{kind: address})
 	add("www.", trigger{kind: address})
-	for _, w := range placeWords {
-		add(w, trigger{kind: place})
+	for i, set := range placeWords {
+		for _, w := range set {
+			add(w, trigger{kind: place, index: i})
+		}
 	}
 	for _, w := range personWords {
 		add(w, trigger{kind: person})

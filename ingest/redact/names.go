@@ -169,8 +169,8 @@ func honorTail(w []byte) bool {
 
 func particle(w []byte) bool {
 	switch string(w) {
-	case "van", "der", "den", "de", "von", "di", "da", "la", "le", "del", "du", "bin", "al", "el", "dos", "ter", "ten", "zu", "of":
-		return string(w) != "of"
+	case "van", "der", "den", "de", "von", "di", "da", "la", "le", "del", "du", "bin", "al", "el", "dos", "ter", "ten", "zu":
+		return true
 	}
 	return false
 }

@@ -2,6 +2,7 @@ package redact
 
 import (
 	"bytes"
+	"net/netip"
 )
 
 // mailChar marks what the local part of an address is made of in practice.
@@ -89,6 +90,12 @@ func (s *scanner) tokens(t []byte) {
 			}
 			has |= k
 			i++
+		}
+		if i < len(t) && t[i] == ':' && i-lo <= 4 && has&(hasDot|hasJoint) == 0 {
+			if next := s.ipv6(t, lo); next > i {
+				i = next
+				continue
+			}
 		}
 		if has&hasDigit == 0 {
 			if has&hasDot != 0 && !s.quiet {
@@ -224,6 +231,12 @@ func (s *scanner) numbers(t []byte, i int) int {
 	if i > 0 && (isWord(t[i-1]) || t[i-1] >= 0x80) {
 		return i
 	}
+	if i > 1 && t[i-1] == ':' && isDigit(t[i-2]) { // the seconds of a time, with their fraction
+		for i < len(t) && (isDigit(t[i]) || t[i] == '.') {
+			i++
+		}
+		return i
+	}
 	plus := false
 	if t[i] == '+' {
 		plus = true
@@ -342,6 +355,32 @@ func (s *scanner) ipv4(t []byte, g []group, i int) bool {
 	return true
 }
 
+// ipv6 reads an IPv6 address at lo and returns its end, or lo.
+func (s *scanner) ipv6(t []byte, lo int) int {
+	i, colons, double := lo, 0, false
+	for i < len(t) && i-lo < 45 && (t[i] == ':' || t[i] == '.' || isDigit(t[i]) || lower(t[i]) >= 'a' && lower(t[i]) <= 'f') {
+		if t[i] == ':' {
+			colons++
+			double = double || t[i-1] == ':'
+		}
+		i++
+	}
+	for i > lo && (t[i-1] == '.' || t[i-1] == ':' && t[i-2] != ':') {
+		i--
+	}
+	if colons < 7 && !(double && colons >= 3) || i < len(t) && isWord(t[i]) || lo > 0 && (isWord(t[lo-1]) || t[lo-1] == ':') {
+		return lo
+	}
+	a, err := netip.ParseAddr(string(t[lo:i]))
+	if err != nil {
+		return lo
+	}
+	if !a.IsLoopback() && !a.IsPrivate() && !a.IsLinkLocalUnicast() && !a.IsMulticast() {
+		s.add(lo, i, "pii:ip")
+	}
+	return i
+}
+
 func (s *scanner) card(t []byte, g []group, buf []byte) int {
 	for k := range g {
 		if k > 0 && (g[k].sep != g[1].sep || g[k].sep != ' ' && g[k].sep != '-') {
@@ -402,7 +441,7 @@ func (s *scanner) phone(t []byte, g []group, plus, bracket bool, start int) int 
 			lo = start
 		}
 		if !s.phoneForm(t, g[:k], digits, plus, bracket) {
-			if digits > 12 || dateLike(t, g[:k]) || k == 1 && digits < 8 && false || s.decimal(t, g[0].lo) ||
+			if digits > 12 || dateLike(t, g[:k]) || s.decimal(t, g[0].lo) ||
 				!s.context(t, lo, hi, phoneWords) || k > 1 && g[k-1].sep == '/' {
 				continue
 			}
@@ -465,7 +504,7 @@ func (s *scanner) phoneForm(t []byte, g []group, digits int, plus, bracket bool)
 				return false
 			}
 		}
-		return k >= 2
+		return k >= 3 || g[1].sep != '.'
 	}
 	return false
 }
@@ -483,7 +522,7 @@ func dateLike(t []byte, g []group) bool {
 		}
 		return v
 	}
-	if a == 4 && b <= 2 && c <= 2 {
+	if a == 4 && b <= 2 && c <= 2 && (t[g[0].lo] == '1' || t[g[0].lo] == '2') {
 		return two(g[1]) <= 12 && two(g[2]) <= 31
 	}
 	if a <= 2 && b <= 2 && (c == 4 || c == 2) && len(g) == 3 {

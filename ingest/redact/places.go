@@ -7,13 +7,16 @@ import (
 )
 
 // placeWords are words of postal addresses, each with what keeps it from being
-// part of a common word.
-var placeWords = []string{
-	"apt.", "apt ", "suite ", "apartment ", "p.o. box", "po box", " box ", " street", " st.", " st,", " st ", " st\n", "avenue", " ave",
-	"boulevard", " blvd", " road", " rd", " lane", " drive", " court", " square", "terrace", "parkway", "highway", " circle", " way",
-	"strasse", "straße", "gasse", "weg ", "platz", "vej ", "gatan", "vägen", "gata ", "straat", "laan ", "gade ", "utca", "katu",
-	"allee", "steenweg", "rue ", "calle ", " via ", "rua ", "avenida", "plaza", "piazza", "fpo", "dpo", "apo a", "address", " at ", "corner of",
-	"return to", "sent to", "lives", "zip",
+// part of a common word, by the form of placeForms that they belong to.
+var placeWords = [][]string{
+	{" street", " st.", " st,", " st ", " st\n", "avenue", " ave", "boulevard", " blvd", " road", " rd", " lane", " drive", " court", " square",
+		"terrace", "parkway", "highway", " circle"},
+	{"strasse ", "straße ", "gasse ", "weg ", "platz ", "vej ", "gatan ", "vägen ", "gata ", "straat ", "laan ", "gade ", "utca ", "katu ", "allee ", "steenweg "},
+	{"rue ", "calle ", " via ", "rua ", "avenida", "avenue ", "plaza ", "piazza "},
+	{"apt.", "apt ", "suite ", "apartment "},
+	{"p.o. box", "po box", " box "},
+	{"fpo a", "dpo a", "apo a"},
+	{"address", "lives at", "live at", "living at", "resid", "office is at", "return to", "sent to", "corner of", "home at", "ship to", "shipped to"},
 }
 
 const (
@@ -36,7 +39,7 @@ var placeForms = sync.OnceValue(func() []*regexp.Regexp {
 		regexp.MustCompile(`(?i)\bp\.?\s?o\.?\s+box\s+\d+|\bunit\s+\d+\s+box\s+\d+`),
 		regexp.MustCompile(`(?i)(?:\busn[a-z]\s+[\p{L}-]+\s+|\buscgc\s+[\p{L}-]+\s+)?\b(?:[fd]po|apo)\s+a[aep]\s+\d{5}\b`),
 		// What a sentence calls an address, if it has a number in it.
-		regexp.MustCompile(`(?i)(?:\baddress\s+(?:is|to|of\s+.{1,30}\s+is)|\baddress\s+to\s+the\s+same|\blives?\s+at|\bliving\s+at|\bresid(?:e|es|ing)\s+(?:at|in)|\boffice\s+is\s+at|\breturn\s+to|\bsent\s+to|\bcorner\s+of|\bhome\s+at|\bship(?:ped)?\s+to)\s*:?\s+((?:[\p{L}\d.'’/-]+[ ,\n]+){0,7}\d[\p{L}\d]*\b(?:[ ,]+(?:apt\.?|suite)\s+\d+)?)`),
+		regexp.MustCompile(`(?i)(?:\baddress\s*:|\baddress\s+(?:is|to|of\s+.{1,30}\s+is)|\baddress\s+to\s+the\s+same|\blives?\s+at|\bliving\s+at|\bresid(?:e|es|ing)\s+(?:at|in)|\boffice\s+is\s+at|\breturn\s+to|\bsent\s+to|\bcorner\s+of|\bhome\s+at|\bship(?:ped)?\s+to)\s*:?\s+((?:[\p{L}\d.'’/-]+[ ,\n]+){0,7}\d[\p{L}\d]*\b(?:[ ,]+(?:apt\.?|suite)\s+\d+)?)`),
 	}
 })
 
@@ -67,7 +70,8 @@ func (s *scanner) places(t []byte) {
 			return
 		}
 		far := end
-		for i, re := range placeForms() {
+		i := lx.triggers[h.word].index
+		for _, re := range placeForms()[i : i+1] {
 			for _, m := range re.FindAllSubmatchIndex(w, 4) {
 				a, b := m[0], m[1]
 				if len(m) > 2 && m[2] >= 0 {

@@ -10,7 +10,7 @@
 //
 // The arguments are parsed once, by a strict parser with a depth limit. Their
 // canonical form (RFC 8785) is hashed, and so is their shape. Then each key and
-// string is scanned: one pass of an automaton finds every keyword of every rule;
+// string is scanned: one pass finds every keyword of every rule;
 // a rule's expression runs only where its keyword stands and only over a
 // bounded window. Members whose name says that they hold a secret are replaced
 // whole. What is left is written out as JSON, cut to size.
@@ -76,8 +76,8 @@ type Profile struct {
 	// Pseudonyms are the classes whose values become pseudonyms instead of
 	// vanishing, so that an investigator sees that two calls had the same one.
 	Pseudonyms []string
-	// Budget bounds the work for one call: bytes scanned, where a byte of a
-	// regular expression's window counts 16. 0 means 32 Mi, about 0.1 s.
+	// Budget bounds the work for each side of a call: bytes scanned, where a byte
+	// of a regular expression's window counts 48. 0 means 32 Mi, about 0.1 s.
 	Budget int
 }
 

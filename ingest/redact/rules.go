@@ -27,6 +27,7 @@ type ruleSource struct {
 	stop         string   // words, one a line, that a real value does not contain
 	until        string   // the secret goes on to the line with this, or to the end
 	digits       int      // least number of digits in the value
+	needs        byte     // a byte that follows within the same word
 	valid        func([]byte) bool
 }
 

@@ -87,7 +87,7 @@ func (s *scanner) scan(t []byte) {
 		s.tokens(t)
 	}
 	if s.level == everything {
-		if places {
+		if places && s.sig.prefix == "" { // of a result none is kept
 			s.places(t)
 		}
 		s.names(t)
@@ -108,7 +108,7 @@ func (s *scanner) spend(n int) bool {
 
 // regexpCost says how many bytes of plain scanning one byte of a regular
 // expression's window is worth.
-const regexpCost = 16
+const regexpCost = 48
 
 func (s *scanner) add(lo, hi int, class string) {
 	if lo < hi {
@@ -120,6 +120,9 @@ func (s *scanner) add(lo, hi int, class string) {
 func (s *scanner) try(tr *trigger, t []byte, end int) {
 	r := tr.rule
 	if r.class[0] == 'p' && s.level < structured {
+		return
+	}
+	if r.needs != 0 && !follows(t, end, r.needs) {
 		return
 	}
 	lo, hi := max(0, end-int(tr.size)-256), min(len(t), end+min(r.max+256, 2048))
@@ -175,6 +178,16 @@ func (s *scanner) try(tr *trigger, t []byte, end int) {
 	}
 }
 
+// follows reports whether b stands in the rest of the word at i.
+func follows(t []byte, i int, b byte) bool {
+	for end := min(len(t), i+1000); i < end && !isSpace(t[i]) && t[i] != '"'; i++ {
+		if t[i] == b {
+			return true
+		}
+	}
+	return false
+}
+
 // blockEnd is the end of a block that closes with the line marker.
 func blockEnd(t []byte, from int, marker string) int {
 	limit := min(len(t), from+20000)
@@ -202,8 +215,8 @@ func isDigit(b byte) bool { return b >= '0' && b <= '9' }
 func isUpper(b byte) bool { return b >= 'A' && b <= 'Z' }
 
 // settle sorts the finds, drops those within marks of an earlier pass, and
-// joins those that overlap: the outermost and, of equals, the first one names
-// the class.
+// joins those that overlap: a secret among them names the class, else the
+// outermost and, of equals, the first one does.
 func (s *scanner) settle(t []byte) {
 	if bytes.IndexByte(t, '[') >= 0 {
 		kept := s.finds[:0]
@@ -227,12 +240,10 @@ func (s *scanner) settle(t []byte) {
 	for _, f := range s.finds[1:] {
 		last := &kept[len(kept)-1]
 		if f.lo < last.hi {
-			if f.hi > last.hi {
-				if f.class[0] == 's' && last.class[0] != 's' {
-					last.class = f.class
-				}
-				last.hi = f.hi
+			if f.class[0] == 's' && last.class[0] != 's' {
+				last.class = f.class // a pseudonym of a secret would be one too many
 			}
+			last.hi = max(last.hi, f.hi)
 			continue
 		}
 		kept = append(kept, f)

@@ -12,7 +12,7 @@ import (
 // phrase to be said to stand near it.
 const (
 	nearBy     = 200
-	nearBehind = 0 // for what stands before a phrase that opens an instruction
+	nearBehind = 0 // what opens an instruction says nothing about the values before it
 )
 
 // sighting is a salient value that became a mark.

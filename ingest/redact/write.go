@@ -15,7 +15,7 @@ const room = maxDepth + 2
 func (w *worker) walk(at int32) bool {
 	n := &w.doc.nodes[at]
 	depth := len(w.path)
-	key := w.doc.bytes(n.key)
+	key := w.name
 	if len(w.rules) > 0 {
 		if done, ok := w.byRule(at, key); done {
 			w.path = w.path[:depth]
@@ -77,6 +77,9 @@ func (w *worker) keyClass(at int32, key []byte) string {
 		return ""
 	}
 	v := w.doc.bytes(n.val)
+	if hasMark(v) {
+		return "" // its personal part is gone
+	}
 	switch class {
 	case "pii:address":
 		if countDigits(v) == 0 || len(v) < 8 || !hasSpace(v) {
@@ -91,7 +94,7 @@ func (w *worker) keyClass(at int32, key []byte) string {
 			return ""
 		}
 	case "pii:name":
-		if countDigits(v) > 0 || len(v) > 60 || hasMark(v) {
+		if countDigits(v) > 0 || len(v) > 60 {
 			return ""
 		}
 	case "pii:email":
@@ -185,6 +188,7 @@ func (w *worker) object(at int32) bool {
 		name := w.cleanKey(key, n.key)
 		w.path = append(w.path, name[:min(len(name), 64)]...)
 		w.out = append(w.out, ':')
+		w.name = name
 		ok := w.walk(i)
 		w.path = w.path[:base]
 		if !ok {
@@ -256,7 +260,6 @@ func (w *worker) cleanKey(key []byte, at text) []byte {
 		w.out = appendString(w.out, mark)
 		return mark
 	}
-	w.keyTry = w.keyTry[:0]
 	if len(key) < 4 && isName(key) {
 		w.out = appendString(w.out, key)
 		return key

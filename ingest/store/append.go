@@ -29,7 +29,11 @@ type Batch struct {
 func (s *Store) Append(ctx context.Context, b Batch) error {
 	ctx = clickhouse.Context(ctx,
 		clickhouse.WithColumnNamesAndTypes(insertColumns),
-		clickhouse.WithSettings(clickhouse.Settings{"insert_deduplication_token": b.Token}))
+		clickhouse.WithSettings(clickhouse.Settings{
+			"insert_deduplication_token": b.Token,
+			// Skip indexes are made by merges: until then a part is small and read whole.
+			"materialize_skip_indexes_on_insert": 0,
+		}))
 	insert, err := s.conn.PrepareBatch(ctx, insertEvents)
 	if err != nil {
 		return fmt.Errorf("append batch of %d events: %w", len(b.Events), err)

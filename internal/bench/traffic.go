@@ -61,12 +61,12 @@ func (t *traffic) begin() {
 	agent := t.r.IntN(200)
 	t.left = 5 + t.r.IntN(56)
 	t.session = event.Event{
-		Principal: fmt.Sprintf("https://issuer.example|user-%03d", agent), PrincipalName: fmt.Sprintf("User %d", agent), PrincipalKind: "agent",
+		Principal: fmt.Sprintf("issuer|user-%03d", agent), PrincipalKind: "agent",
 		AgentID: fmt.Sprintf("agent-%03d", agent), Model: "model-4", ClientName: "assistant", ClientVersion: "2.1.0", AuthMethod: "oauth",
-		CredentialID: fmt.Sprintf("%08x", agent*2654435761), Server: pick(t.r, servers), ServerVersion: "1.4.2", ServerInstance: "pod-7f9c/12",
+		CredentialID: fmt.Sprintf("%08x", agent*2654435761), Server: pick(t.r, servers), ServerVersion: "1.4.2", ServerInstance: "pod-7f9c",
 		Environment: "production", Transport: "http", ProtocolVersion: "2025-11-25", ClientIP: fmt.Sprintf("10.0.%d.%d", agent%7, agent),
-		Tenant: "default", SessionID: t.hex(16), TraceID: t.hex(16), Decision: "allow", PolicyID: "default", PolicyVersion: "12",
-		ScopesRequired: []string{"files:read"}, ScopesGranted: []string{"files:read", "issues:write"},
+		Tenant: "default", SessionID: t.hex(16), TraceID: t.hex(16), Decision: "allow",
+		ScopesGranted: []string{"files:read", "issues:write"},
 	}
 }
 
@@ -74,8 +74,7 @@ func (t *traffic) begin() {
 func (t *traffic) content() (arguments, result []byte) {
 	a := map[string]any{
 		"path": fmt.Sprintf("/srv/projects/%s/%s-%d.md", pick(t.r, words), pick(t.r, words), t.r.IntN(50)), "limit": t.r.IntN(100),
-		"query": t.sentence(6 + t.r.IntN(10)), "options": map[string]any{"recursive": t.r.IntN(2) == 0, "format": "markdown", "depth": t.r.IntN(5)},
-		"note": t.sentence(8 + t.r.IntN(12)),
+		"query": t.sentence(6 + t.r.IntN(10)), "options": map[string]any{"recursive": t.r.IntN(2) == 0, "depth": t.r.IntN(5)},
 	}
 	arguments, _ = json.Marshal(a)
 	result, _ = json.Marshal(map[string]any{"content": []any{map[string]any{"type": "text", "text": t.sentence(40)}}, "n": t.r.IntN(1000)})
