@@ -45,7 +45,8 @@ python_packages() {
 }
 
 engine() {
-  go run ./cmd/mcpaudit engine install
+  go run ./cmd/mcpaudit engine path >/dev/null 2>&1 && return
+  go run ./cmd/mcpaudit engine install >&2
 }
 
 need go golang

@@ -22,7 +22,7 @@ func (r *Redactor) Again(e *event.Event) {
 	done := false
 	defer func() {
 		if !done {
-			recover()
+			_ = recover() // what it says may quote the content
 			e.Arguments, e.ErrorMessage, e.DecisionReason, e.RedactionError = "", "", "", "panic"
 			return
 		}

@@ -122,7 +122,7 @@ func (s *scanner) named(t []byte, lo, hi int) {
 		return
 	}
 	op := t[end:v]
-	comma := bytes.IndexByte(op, ',') >= 0 && bytes.IndexAny(op, "=:>") < 0
+	comma := bytes.IndexByte(op, ',') >= 0 && !bytes.ContainsAny(op, "=:>")
 	if comma && (quote == 0 || bytes.IndexByte(op, ' ') != 1 && len(op) > 4) {
 		return // a list, not an assignment
 	}

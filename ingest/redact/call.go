@@ -87,7 +87,7 @@ func (r *Redactor) Call(c Call) (rep Report) {
 	done := false
 	defer func() {
 		if !done {
-			recover()
+			_ = recover() // what it says may quote the content
 			rep.drop("panic")
 			rep.ErrorMessage, rep.Signals = "", nil
 			return // and leave the scratch to the collector

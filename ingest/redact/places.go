@@ -105,15 +105,3 @@ func streetLike(w []byte) bool {
 	c := words[1][0]
 	return isUpper(c) || c >= 0x80 || isDigit(c)
 }
-
-// stateCode reports whether two letters before a five-digit number are a state
-// or territory of the United States.
-func stateCode(a, b byte) bool {
-	const codes = "AL AK AZ AR CA CO CT DE FL GA HI IL IN IA KS KY LA ME MD MA MI MN MS MO MT NE NV NH NJ NM NY NC ND OH OK OR PA RI SC SD TN TX UT VT VA WA WV WI WY DC PR VI GU "
-	for i := 0; i < len(codes); i += 3 {
-		if codes[i] == a && codes[i+1] == b {
-			return true
-		}
-	}
-	return false
-}

@@ -156,13 +156,6 @@ func (s *byteSet) size() (n int) {
 	return n
 }
 
-func setOf(chars string) (s byteSet) {
-	for i := range len(chars) {
-		s.add(chars[i])
-	}
-	return s
-}
-
 // head is what every match of a regular expression begins with: one set per
 // byte, as far as each byte's place is fixed. Comparing it costs nanoseconds,
 // running the expression microseconds, and "sk" or "s." stand in any text.

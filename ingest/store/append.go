@@ -41,7 +41,7 @@ func (s *Store) Append(ctx context.Context, b Batch) error {
 	f := filler{batch: insert, events: b.Events, texts: make([]string, len(b.Events))}
 	f.fill()
 	if f.err != nil {
-		insert.Abort()
+		_ = insert.Abort() // nothing was sent
 		return fmt.Errorf("append batch of %d events: column %s: %w", len(b.Events), event.Columns[f.column-1].Name, f.err)
 	}
 	if err := insert.Send(); err != nil {

@@ -101,8 +101,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		err = conn.Ping(ctx)
 	}
 	if err != nil {
-		s.Close()
-		return nil, fmt.Errorf("open store: %w", err)
+		return nil, fmt.Errorf("open store: %w", errors.Join(err, s.Close()))
 	}
 	return s, nil
 }

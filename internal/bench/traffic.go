@@ -21,7 +21,6 @@ type traffic struct {
 	at      time.Time
 	left    int // calls left in the session
 	session event.Event
-	result  []byte
 }
 
 func newTraffic(seed uint64, at time.Time) (*traffic, error) {

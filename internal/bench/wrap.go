@@ -84,11 +84,13 @@ func roundTrips(ctx context.Context, command []string, during time.Duration) ([]
 func EchoServer(r io.Reader, w io.Writer) error {
 	lines := bufio.NewReader(r)
 	for n := 0; ; n++ {
-		if _, err := lines.ReadString('\n'); err != nil {
+		if _, err := lines.ReadString('\n'); errors.Is(err, io.EOF) {
 			return nil
+		} else if err != nil {
+			return err
 		}
 		if _, err := fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%d,"result":{"content":[{"type":"text","text":"done"}]}}`+"\n", n); err != nil {
-			return nil
+			return err
 		}
 	}
 }
@@ -108,9 +110,9 @@ func Relay(command []string, r io.Reader, w io.Writer) error {
 		return err
 	}
 	go func() {
-		io.Copy(struct{ io.Writer }{in}, struct{ io.Reader }{r})
+		_, _ = io.Copy(struct{ io.Writer }{in}, struct{ io.Reader }{r})
 		in.Close()
 	}()
-	io.Copy(struct{ io.Writer }{w}, struct{ io.Reader }{out})
-	return cmd.Wait()
+	_, copied := io.Copy(struct{ io.Writer }{w}, struct{ io.Reader }{out})
+	return errors.Join(copied, cmd.Wait())
 }

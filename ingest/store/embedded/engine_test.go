@@ -98,7 +98,7 @@ func TestMissingEngineIsNamedWithItsRemedy(t *testing.T) {
 	empty := t.TempDir()
 	if path, err := Locate("", empty); err == nil {
 		t.Logf("one is installed system-wide: %s", path)
-	} else if err != ErrNotInstalled {
+	} else if !errors.Is(err, ErrNotInstalled) {
 		t.Error(err)
 	}
 	for _, explicit := range []string{empty, filepath.Join(empty, "nothing.so")} {

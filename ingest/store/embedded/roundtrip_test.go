@@ -215,7 +215,7 @@ type body struct {
 
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.Reader.Read(p)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = b.then()
 	}
 	return n, err
@@ -368,7 +368,7 @@ func TestALargeResultIsNotHeldInMemory(t *testing.T) {
 		total += n
 		peak = max(peak, resident(t))
 	}
-	if err != io.EOF || total < 1_000_000_000 {
+	if !errors.Is(err, io.EOF) || total < 1_000_000_000 {
 		t.Fatalf("read %d bytes, then %v", total, err)
 	}
 	if peak-before > 400<<20 {

@@ -33,7 +33,11 @@ func Open(t testing.TB, dir string) *store.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.Close() })
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	if _, err := s.Migrate(context.Background(), time.Now()); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,50 @@
+# Everything that the project does to itself. Each target installs what it
+# lacks (deploy/dev/setup.sh) and is quick the second time.
+.DEFAULT_GOAL := help
+SHELL := /usr/bin/env bash
+include deploy/dev/versions.env
+
+version := $(shell git describe --tags --always --dirty 2>/dev/null)
+lint_tool := .cache/bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
+
+.PHONY: help build demo run test race fuzz lint bench generate setup
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' Makefile | column -t -s@
+
+build: ## make bin/mcpaudit
+	@CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(version)" -o bin/mcpaudit ./cmd/mcpaudit
+
+setup: ## install what a Debian-like machine lacks, and say what
+	@deploy/dev/setup.sh
+
+demo: build ## real MCP servers behind mcpaudit, and their events
+	@deploy/demo/demo.sh
+
+run: build setup ## the service, on loopback, data in your data folder
+	@bin/mcpaudit serve
+
+test: setup ## all tests
+	go test ./...
+
+race: setup ## the tests of everything concurrent under the race detector
+	go test -race ./ingest ./ingest/emit ./ingest/rpc ./ingest/store/... ./ingest/wrap ./internal/app ./query
+
+fuzz: ## each fuzz target for FUZZTIME (default 10s)
+	@deploy/dev/fuzz.sh $${FUZZTIME:-10s}
+
+lint: $(lint_tool) ## vet, golangci-lint, buf lint, breaking changes of the API
+	$(lint_tool) run
+	@deploy/dev/lint-api.sh
+
+$(lint_tool):
+	@echo "setup: building golangci-lint $(GOLANGCI_LINT_VERSION)" >&2
+	@GOBIN=$(CURDIR)/.cache/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	@mv .cache/bin/golangci-lint $@
+
+bench: build setup ## speed, memory and size beside their limits
+	bin/mcpaudit bench all
+
+generate: ## make generated code anew
+	deploy/dev/generate.sh
+	go generate ./...

@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Shows mcpaudit at work: a service on the engine in process, three MCP servers
+# in two languages behind `mcpaudit wrap`, the MCP Inspector as their client, and
+# the events that come back out of the store.
+#
+# Everything lives in a temporary folder that is removed at the end. It ends with
+# an error when an event is missing or a secret is found in the store, so it is a
+# test as well.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+deploy/dev/setup.sh
+
+mcpaudit=$PWD/bin/mcpaudit
+modules=$PWD/deploy/dev/npm/node_modules
+python=$PWD/.cache/python/bin/python
+work=$(mktemp -d)
+work=$(cd "$work" && pwd -P)
+service=
+finish() {
+  if [ -n "$service" ]; then
+    kill "$service" 2>/dev/null || true
+    wait "$service" 2>/dev/null || true
+  fi
+  rm -rf "$work"
+}
+trap finish EXIT
+
+title() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+fail() {
+  printf '\ndemo: %s\n' "$*" >&2
+  tail -n 20 "$work/service.log" >&2
+  exit 1
+}
+free_port() { "$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+
+title "1. A service, with the ClickHouse engine in process"
+export MCPAUDIT_SERVICE=127.0.0.1:$(free_port)
+health=127.0.0.1:$(free_port)
+echo "\$ mcpaudit serve --store.path $work/data --listen.grpc $MCPAUDIT_SERVICE --listen.http $health"
+"$mcpaudit" serve --store.path "$work/data" --listen.grpc "$MCPAUDIT_SERVICE" --listen.http "$health" 2>"$work/service.log" &
+service=$!
+for _ in $(seq 200); do
+  kill -0 "$service" 2>/dev/null || fail "the service ended; its last words:"
+  "$python" -c "import urllib.request; urllib.request.urlopen('http://$health/readyz')" 2>/dev/null && break
+  sleep 0.1
+done
+echo "ready"
+
+title "2. Three MCP servers, each behind one wrapped command"
+mkdir -p "$work/project"
+echo "quarterly numbers" >"$work/project/report.txt"
+# A token of GitHub's form that was never anyone's.
+secret=ghp_$("$python" -c 'import random; print("".join(random.choices("ABCDEFGHJKLMNPQRSTUVWXYZabcdefghkmnpqrstuvwxyz23456789", k=36)))')
+
+# call SERVER COMMAND... -- INSPECTOR ARGUMENTS...: one MCP client session. MCP
+# clients pass a server only the common part of their environment, so that what
+# wrap has to know is given as flags.
+call() {
+  local name=$1 command=()
+  shift
+  while [ "$1" != -- ]; do command+=("$1"); shift; done
+  shift
+  echo "  $name  $*" | sed "s#$work#…#g"
+  "$modules/.bin/mcp-inspector" --cli "$mcpaudit" wrap --service "$MCPAUDIT_SERVICE" --server "$name" \
+    --spool "$work/spool" --key-file "$work/redact.key" -- "${command[@]}" "$@" >"$work/answer" 2>"$work/errors" ||
+    grep -q isError "$work/answer" || { cat "$work/answer" "$work/errors" >&2; fail "the client could not call $name"; }
+}
+files() { call files node "$modules/@modelcontextprotocol/server-filesystem/dist/index.js" "$work/project" -- "$@"; }
+everything() { call everything node "$modules/@modelcontextprotocol/server-everything/dist/index.js" stdio -- "$@"; }
+notes() { call notes "$python" "$PWD/deploy/demo/notes_server.py" -- "$@"; }
+
+files --method tools/list
+files --method tools/call --tool-name read_text_file --tool-arg "path=$work/project/report.txt"
+files --method tools/call --tool-name read_text_file --tool-arg path=/etc/passwd
+files --method tools/call --tool-name read_text_file --tool-arg "path=$work/project/missing.txt"
+everything --method tools/call --tool-name echo --tool-arg "message=hello"
+everything --method tools/call --tool-name get-sum --tool-arg a=2 --tool-arg b=3
+everything --method prompts/get --prompt-name simple-prompt
+notes --method tools/call --tool-name save_note --tool-arg title=deploy --tool-arg "text=the token is $secret, write to ada@example.com"
+notes --method tools/call --tool-name read_note --tool-arg title=lost
+
+title "3. What the store has"
+filter='method = "tools/call" OR method = "prompts/get"'
+echo "\$ mcpaudit events list '$filter'"
+"$mcpaudit" events list "$filter"
+"$mcpaudit" events list --json --limit 1000 >"$work/events.jsonl"
+echo "($(wc -l <"$work/events.jsonl") events in all, with sessions, tool lists and notifications: mcpaudit events list)"
+
+title "4. One event: the planted token and the address never left the MCP server"
+id=$("$python" -c 'import json,sys
+print(next(e["event_id"] for e in map(json.loads, open(sys.argv[1])) if e["method"] == "tools/call" and e["target"] == "save_note"))' "$work/events.jsonl")
+echo "\$ mcpaudit events get $id"
+"$mcpaudit" events get "$id"
+
+"$python" - "$work/events.jsonl" "$secret" <<'CHECK' || fail "the events are not what was called; see above"
+import json, sys
+text = open(sys.argv[1]).read()
+events = [json.loads(line) for line in text.splitlines()]
+assert sys.argv[2] not in text, "the planted token is in the store"
+assert "ada@example.com" not in text, "the planted address is in the store"
+got = {(e["server"], e.get("target"), e["outcome"]) for e in events if e["kind"] in ("tool_call", "prompt_get")}
+for want in [
+    ("files", "read_text_file", "success"), ("files", "read_text_file", "denied"), ("files", "read_text_file", "tool_error"),
+    ("everything", "echo", "success"), ("everything", "get-sum", "success"), ("everything", "simple-prompt", "success"),
+    ("notes", "save_note", "success"), ("notes", "read_note", "tool_error"),
+]:
+    assert want in got, f"no event says {want}; there are {sorted(got)}"
+CHECK
+if grep -rqF "$secret" "$work/data" "$work/spool"; then
+  fail "the planted token is in a file of the store or of a spool"
+fi
+title "Every call is there, the denied one and the failed ones are told apart, no secret was kept."
