@@ -15,7 +15,6 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -62,7 +61,7 @@ func New(cfg Config, p *ingest.Pipeline, now func() time.Time) *Server {
 
 // PublishBatch stores one batch.
 func (s *Server) PublishBatch(ctx context.Context, req *pb.PublishBatchRequest) (*pb.PublishBatchResponse, error) {
-	b, err := s.start(ctx, req.GetEvents(), req.GetSentAt(), proto.Size(req))
+	b, err := s.start(ctx, req.GetEvents(), req.GetSentAt(), req.SizeVT())
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +105,7 @@ func (s *Server) receive(ctx context.Context, stream pb.IngestService_PublishSer
 		}
 		var b *batch
 		if err == nil {
-			b, err = s.start(ctx, req.GetEvents(), req.GetSentAt(), proto.Size(req))
+			b, err = s.start(ctx, req.GetEvents(), req.GetSentAt(), req.SizeVT())
 		}
 		if err != nil {
 			b = &batch{err: err}

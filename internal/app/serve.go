@@ -63,6 +63,7 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 
 	m := newMetrics(d.Version)
 	server := grpc.NewServer(
+		grpc.ForceServerCodecV2(rpc.NewCodec()),
 		grpc.MaxRecvMsgSize(rpc.MaxBytes+64<<10),
 		grpc.MaxConcurrentStreams(1000),
 		grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(4<<20),

@@ -6,14 +6,10 @@ import (
 	"fmt"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 )
-
-func protoSize(m proto.Message) int { return proto.Size(m) }
 
 // redaction is the time of redacting one typical call, and of the service's
 // second pass. The limit is one SHA-256 over the same bytes, twice: the two

@@ -2,9 +2,7 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,11 +11,6 @@ import (
 
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
-)
-
-const (
-	batchEvents = 500 // in one request of the load generator
-	streams     = 4
 )
 
 // ingestRate is the rate at which events are taken over gRPC: redacted again,
@@ -72,84 +65,6 @@ func ingestRate(ctx context.Context, e Env) ([]Result, error) {
 		atMost("ingest memory", peak/1e9, "GB resident, generator included", 0, "", 1.5),
 		plain("ingest memory growth", (peak-before)/1e9, "GB during the run"),
 	}, nil
-}
-
-// load sends events on one stream as fast as they are taken, until ctx ends.
-func load(ctx context.Context, e Env, address string, seed uint64, stored, bytes *atomic.Int64) error {
-	conn, c, err := client(address)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if err := ready(ctx, c); err != nil {
-		return err
-	}
-	t, err := newTraffic(seed, e.Now())
-	if err != nil {
-		return err
-	}
-	// Contents are made beforehand: what is measured is taking them. Ids, times
-	// and sequence numbers are new in each request.
-	var templates []*pb.Event
-	emitter := fmt.Sprintf("bench-%d", seed)
-	for range 8 * batchEvents {
-		ev := t.next()
-		ev.EmitterID = emitter
-		templates = append(templates, wire.ToProto(ev))
-	}
-	stream, err := c.Publish(context.WithoutCancel(ctx))
-	if err != nil {
-		return err
-	}
-	const window = 16
-	room := make(chan struct{}, window)
-	g, gctx := errgroup.WithContext(context.Background())
-	g.Go(func() error {
-		defer stream.CloseSend()
-		seq := uint64(0)
-		for round := 0; ; round++ {
-			select {
-			case room <- struct{}{}:
-			case <-gctx.Done():
-				return nil
-			}
-			if ctx.Err() != nil {
-				return nil
-			}
-			req := &pb.PublishRequest{Events: templates[round%8*batchEvents:][:batchEvents]}
-			now := time.Now()
-			for _, m := range req.Events {
-				seq++
-				m.EmitterSeq, m.EventId = seq, t.id(now).String()
-				m.OccurredAt.Seconds, m.OccurredAt.Nanos = now.Unix(), int32(now.Nanosecond()/1000*1000)
-			}
-			if round == 0 {
-				for _, m := range req.Events {
-					bytes.Add(int64(protoSize(m)))
-				}
-			}
-			if err := stream.Send(req); err != nil {
-				return nil // the receiver has the reason
-			}
-		}
-	})
-	g.Go(func() error {
-		for {
-			resp, err := stream.Recv()
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			if n := len(resp.GetReceipt().GetRejected()); n > 0 {
-				return fmt.Errorf("%d events were rejected: %s", n, resp.GetReceipt().GetRejected()[0].GetReason())
-			}
-			stored.Add(int64(resp.GetReceipt().GetStored()))
-			<-room
-		}
-	})
-	return g.Wait()
 }
 
 // ack is the time from sending an event to its acknowledgement at 5000 events
