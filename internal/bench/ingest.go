@@ -61,7 +61,7 @@ func ingestRate(ctx context.Context, e Env) ([]Result, error) {
 	}
 	return []Result{
 		atLeast("ingest", float64(n)/elapsed.Seconds(), "events/s", limit, "the same rows appended to the store, made beforehand", 120e3),
-		plain("ingest event size", float64(bytes.Load())/float64(streams*batchEvents), "bytes on the wire"),
+		plain("ingest event", float64(bytes.Load())/float64(streams*batchEvents), "bytes on the wire"),
 		atMost("ingest memory", peak/1e9, "GB resident, generator included", 0, "", 1.5),
 		plain("ingest memory growth", (peak-before)/1e9, "GB during the run"),
 	}, nil

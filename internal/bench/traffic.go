@@ -12,9 +12,10 @@ import (
 )
 
 // traffic makes events like those of agents at work: sessions of 5 to 60 calls,
-// a few servers with a few tools each, arguments of some hundred bytes, one
-// call in fifteen failing. Events are redacted as an emitter does it; one is
-// about 600 bytes on the wire.
+// a few servers with a few tools each, one call in fifteen failing. Half of the
+// sessions are of wrapped stdio servers, which know neither credentials nor
+// traces. Events are redacted as an emitter does it; one is about 730 bytes on
+// the wire.
 type traffic struct {
 	r       *rand.Rand
 	redact  *redact.Redactor
@@ -61,11 +62,15 @@ func (t *traffic) begin() {
 	t.left = 5 + t.r.IntN(56)
 	t.session = event.Event{
 		Principal: fmt.Sprintf("issuer|user-%03d", agent), PrincipalKind: "agent",
-		AgentID: fmt.Sprintf("agent-%03d", agent), Model: "model-4", ClientName: "assistant", ClientVersion: "2.1.0", AuthMethod: "oauth",
-		CredentialID: fmt.Sprintf("%08x", agent*2654435761), Server: pick(t.r, servers), ServerVersion: "1.4.2", ServerInstance: "pod-7f9c",
-		Environment: "production", Transport: "http", ProtocolVersion: "2025-11-25", ClientIP: fmt.Sprintf("10.0.%d.%d", agent%7, agent),
-		Tenant: "default", SessionID: t.hex(16), TraceID: t.hex(16), Decision: "allow",
-		ScopesGranted: []string{"files:read", "issues:write"},
+		AgentID: fmt.Sprintf("agent-%03d", agent), ClientName: "assistant", ClientVersion: "2.1.0",
+		Server: pick(t.r, servers), ServerVersion: "1.4.2", ServerInstance: "pod-7f9c",
+		Environment: "production", Transport: "stdio", ProtocolVersion: "2025-11-25", Tenant: "default", SessionID: t.hex(16),
+	}
+	if t.r.IntN(2) == 0 {
+		s := &t.session
+		s.Transport, s.AuthMethod, s.CredentialID = "http", "oauth", fmt.Sprintf("%08x", agent*2654435761)
+		s.ClientIP, s.TraceID = fmt.Sprintf("10.0.%d.%d", agent%7, agent), t.hex(16)
+		s.Decision, s.ScopesGranted = "allow", []string{"files:read", "issues:write"}
 	}
 }
 
@@ -73,7 +78,7 @@ func (t *traffic) begin() {
 func (t *traffic) content() (arguments, result []byte) {
 	a := map[string]any{
 		"path": fmt.Sprintf("/srv/projects/%s/%s-%d.md", pick(t.r, words), pick(t.r, words), t.r.IntN(50)), "limit": t.r.IntN(100),
-		"query": t.sentence(6 + t.r.IntN(10)), "options": map[string]any{"recursive": t.r.IntN(2) == 0, "depth": t.r.IntN(5)},
+		"query": t.sentence(2 + t.r.IntN(8)), "options": map[string]any{"recursive": t.r.IntN(2) == 0, "depth": t.r.IntN(5)},
 	}
 	arguments, _ = json.Marshal(a)
 	result, _ = json.Marshal(map[string]any{"content": []any{map[string]any{"type": "text", "text": t.sentence(40)}}, "n": t.r.IntN(1000)})
@@ -91,8 +96,11 @@ func (t *traffic) next() *event.Event {
 	e.OccurredAt, e.Duration = t.at.UnixMicro(), uint64(1000+t.r.IntN(400000))
 	e.Kind, e.Method, e.Target, e.Outcome = "tool_call", "tools/call", pick(t.r, tools), "success"
 	copy(e.DefinitionDigest[:], e.Target+"----------------")
-	e.Hints, e.RequestID, e.SpanID = event.DefaultHints, fmt.Sprint(t.r.IntN(100)), t.hex(8)
-	e.RequestBytes, e.ResponseBytes, e.HTTPStatus = uint64(300+t.r.IntN(500)), uint64(200+t.r.IntN(20000)), 200
+	e.Hints, e.RequestID = event.DefaultHints, fmt.Sprint(t.r.IntN(100))
+	e.RequestBytes, e.ResponseBytes = uint64(300+t.r.IntN(500)), uint64(200+t.r.IntN(20000))
+	if e.TraceID != "" {
+		e.SpanID, e.HTTPStatus = t.hex(8), 200
+	}
 	if t.r.IntN(15) == 0 {
 		e.Outcome, e.ErrorCode, e.ErrorMessage = "tool_error", "ENOENT", "no such file or directory"
 	}

@@ -1,9 +1,9 @@
 -- The record. Columns and their order are event.Columns (schema 1); the ledger
 -- hashes their RowBinary encoding, so none of them may ever change its type.
 --
--- Sorting: one tenant's hour lies together, and in it each principal's calls in
--- the order of time. A search by principal and time reads a few granules; equal
--- neighbours (session, agent, server) compress to almost nothing.
+-- Sorting: one tenant together, in the order of time. The newest events are read
+-- from the end without sorting, a time range is a few granules, and what comes in
+-- is almost sorted, so parts of successive batches hardly overlap and merges copy.
 --
 -- Partitions are the months in which rows expire, so that retention drops whole
 -- partitions. A batch has rows of one month only: it is one part, and so it is
