@@ -72,25 +72,23 @@ func redactLines(in io.Reader, out io.Writer, r *redact.Redactor) error {
 	lines := bufio.NewScanner(in)
 	lines.Buffer(make([]byte, 64<<10), maxRawLine)
 	w := bufio.NewWriter(out)
-	for n := 1; lines.Scan(); n++ {
+	var err error
+	for n := 1; err == nil && lines.Scan(); n++ {
 		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
 			continue
 		}
-		line, err := redactLine(lines.Bytes(), r)
-		if err != nil {
-			w.Flush()
-			return fmt.Errorf("redact line %d: %w", n, err)
+		line, lineErr := redactLine(lines.Bytes(), r)
+		if lineErr != nil {
+			err = fmt.Errorf("redact line %d: %w", n, lineErr)
+			break
 		}
-		w.Write(line)
-		if err := w.WriteByte('\n'); err != nil {
-			return fmt.Errorf("write events: %w", err)
-		}
+		_, err = w.Write(append(line, '\n'))
 	}
-	if err := lines.Err(); err != nil {
-		w.Flush()
-		return fmt.Errorf("read raw calls: %w", err)
+	if readErr := lines.Err(); readErr != nil {
+		err = fmt.Errorf("read raw calls: %w", readErr)
 	}
-	return w.Flush()
+	// What was redacted before an error is good, and is given.
+	return errors.Join(err, w.Flush())
 }
 
 // redactLine makes an event of one raw call. Errors never quote the line.

@@ -70,7 +70,9 @@ func (st *settings) load() (app.Config, error) {
 
 func (s *surroundings) logger(c app.LoggingConfig) *slog.Logger {
 	var level slog.Level
-	level.UnmarshalText([]byte(c.Level))
+	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
+		level = slog.LevelInfo // Validate has refused it
+	}
 	opt := &slog.HandlerOptions{Level: level}
 	if c.Format == "json" {
 		return slog.New(slog.NewJSONHandler(s.stderr, opt))
