@@ -1,6 +1,7 @@
 package query
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -80,13 +81,11 @@ var fields = func() map[string]field {
 	return m
 }()
 
-// nearest is the field whose name is most like a misspelt one.
-func nearest(name string) string {
-	names := make([]string, 0, len(fields))
-	for n := range fields {
-		names = append(names, n)
-	}
-	slices.Sort(names)
+// fieldNames are the names of fields, sorted.
+var fieldNames = slices.Sorted(maps.Keys(fields))
+
+// nearest is the name that is most like a misspelt one.
+func nearest(name string, names []string) string {
 	name = strings.ToLower(event.ClipText(name, 64))
 	return slices.MinFunc(names, func(a, b string) int { return distance(name, a) - distance(name, b) })
 }

@@ -2,6 +2,7 @@ package query
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ const (
 	maxFilter  = 16 << 10
 	maxNesting = 32
 	maxTerms   = 200
+	maxYear    = 2200 // DateTime64 of microseconds ends in 2299
 )
 
 // A FilterError says where in a filter what is wrong. Its text is safe to show.
@@ -39,6 +41,11 @@ type condition struct {
 	args []any
 }
 
+// and joins two conditions that bind different names.
+func (c condition) and(d condition) condition {
+	return condition{c.sql + " AND " + d.sql, slices.Concat(c.args, d.args)}
+}
+
 // compileFilter turns an AIP-160 filter (https://google.aip.dev/160) into a
 // condition. Field names are looked up in fields and values are bound: nothing
 // of the filter's text becomes SQL.
@@ -49,16 +56,17 @@ func compileFilter(filter string) (condition, error) {
 	if len(filter) > maxFilter {
 		return condition{}, &FilterError{Reason: fmt.Sprintf("has %d bytes, at most %d are taken", len(filter), maxFilter)}
 	}
-	if strings.Count(filter, "(") > maxNesting {
+	source := quoteNumbers(filter)
+	if source.parentheses > maxNesting {
 		return condition{}, &FilterError{Reason: fmt.Sprintf("has more than %d parentheses", maxNesting)}
 	}
 	var p filtering.Parser
-	p.Init(filter)
+	p.Init(source.text)
 	parsed, err := p.Parse()
 	if err != nil {
-		return condition{}, &FilterError{Reason: "is not a filter: " + lastLine(err) + `; write comparisons such as server = "files" AND outcome != "success"`}
+		return condition{}, source.parseError(err)
 	}
-	c := compiler{positions: parsed.GetSourceInfo().GetPositions()}
+	c := compiler{source: source, positions: parsed.GetSourceInfo().GetPositions()}
 	sql, err := c.expression(parsed.GetExpr())
 	if err != nil {
 		return condition{}, err
@@ -66,24 +74,15 @@ func compileFilter(filter string) (condition, error) {
 	return condition{sql, c.args}, nil
 }
 
-// lastLine is the innermost reason of a parser error, which nests a line for
-// every rule of the grammar that it was in.
-func lastLine(err error) string {
-	text := strings.TrimSpace(err.Error())
-	if at := strings.LastIndex(text, "\n"); at >= 0 {
-		text = text[at+1:]
-	}
-	return strings.TrimSpace(text)
-}
-
 type compiler struct {
+	source    source
 	positions map[int64]int32
 	args      []any
 	terms     int
 }
 
 func (c *compiler) errorf(e *expr.Expr, format string, args ...any) error {
-	return &FilterError{Position: int(c.positions[e.GetId()]) + 1, Reason: fmt.Sprintf(format, args...)}
+	return &FilterError{Position: c.source.position(int(c.positions[e.GetId()])), Reason: fmt.Sprintf(format, args...)}
 }
 
 func (c *compiler) expression(e *expr.Expr) (string, error) {
@@ -133,7 +132,7 @@ func (c *compiler) comparison(e *expr.Expr, op string, left, right *expr.Expr) (
 	}
 	f, ok := fields[name]
 	if !ok {
-		return "", c.errorf(left, "there is no field %s; the nearest is %s", strconv.Quote(event.ClipText(name, 60)), nearest(name))
+		return "", c.errorf(left, "there is no field %s; the nearest is %s", strconv.Quote(event.ClipText(name, 60)), nearest(name, fieldNames))
 	}
 	if f.kind == mapKind {
 		return c.mapEntry(e, f, op, key, right)
@@ -152,6 +151,9 @@ func (c *compiler) comparison(e *expr.Expr, op string, left, right *expr.Expr) (
 	case textKind:
 		return c.text(f.sql, op, value), nil
 	case listKind:
+		if value == "*" {
+			return "notEmpty(" + f.sql + ")", nil
+		}
 		return "has(" + f.sql + ", " + c.bind("String", value) + ")", nil
 	case boolKind:
 		if value != "true" && value != "false" {
@@ -172,7 +174,7 @@ func (c *compiler) comparison(e *expr.Expr, op string, left, right *expr.Expr) (
 		return f.sql + " " + op + " " + c.bind("UInt64", uint64(d.Microseconds())), nil
 	case timeKind:
 		t, err := time.Parse(time.RFC3339Nano, value)
-		if err != nil || t.Unix() < 0 || t.Year() > 2200 {
+		if err != nil || t.Unix() < 0 || t.Year() > maxYear {
 			return "", c.errorf(right, `%s is compared with a time such as "2026-11-20T09:00:00Z"`, name)
 		}
 		return f.sql + " " + op + " fromUnixTimestamp64Micro(" + c.bind("Int64", t.UnixMicro()) + ", 'UTC')", nil
@@ -193,9 +195,13 @@ func (c *compiler) comparison(e *expr.Expr, op string, left, right *expr.Expr) (
 }
 
 // text compares strings. A * at an end of the value stands for any text, as
-// AIP-160 has it; ":" finds the value anywhere in the field, in either case.
+// AIP-160 has it, and alone for any but the empty one; ":" finds the value
+// anywhere in the field, in either case.
 func (c *compiler) text(sql, op, value string) string {
 	if op == ":" {
+		if value == "*" {
+			return sql + " != ''"
+		}
 		return "positionCaseInsensitiveUTF8(" + sql + ", " + c.bind("String", value) + ") > 0"
 	}
 	if op != "=" && op != "!=" || len(value) < 2 && value != "*" {
@@ -228,6 +234,8 @@ func (c *compiler) mapEntry(e *expr.Expr, f field, op, key string, right *expr.E
 		return "", err
 	}
 	switch {
+	case key == "" && op == ":" && value == "*":
+		return "notEmpty(" + f.sql + ")", nil
 	case key == "" && op == ":":
 		return "mapContains(" + f.sql + ", " + c.bind("String", value) + ")", nil
 	case key == "":
@@ -256,15 +264,11 @@ func (c *compiler) name(e *expr.Expr) (name, key string, err error) {
 	return "", "", c.errorf(e, "begin a comparison with a field's name")
 }
 
-// value reads a constant; a bare word is a text.
+// value reads a constant; a bare word is a text, and so is a number as it was
+// written: see quoteNumbers.
 func (c *compiler) value(e *expr.Expr) (text string, err error) {
-	switch k := e.GetConstExpr().GetConstantKind().(type) {
-	case *expr.Constant_StringValue:
+	if k, ok := e.GetConstExpr().GetConstantKind().(*expr.Constant_StringValue); ok {
 		return k.StringValue, nil
-	case *expr.Constant_Int64Value:
-		return strconv.FormatInt(k.Int64Value, 10), nil
-	case *expr.Constant_DoubleValue:
-		return strconv.FormatFloat(k.DoubleValue, 'g', -1, 64), nil
 	}
 	if call := e.GetCallExpr(); call != nil && len(call.GetArgs()) == 1 &&
 		(call.GetFunction() == filtering.FunctionTimestamp || call.GetFunction() == filtering.FunctionDuration) {

@@ -1,14 +1,16 @@
 // Package query reads the store for people and programs: searches with AIP-160
-// filters, events by id.
+// filters, events by id, timelines, aggregates, the catalogue of tools, who
+// emits, and what is being stored now.
+//
+// Filters and names compile to static SQL with bound values. Every statement has
+// limits of time and memory, every answer one of size, and a caller that goes
+// away ends its statement.
 package query
 
 import (
+	"cmp"
 	"context"
-	"encoding/base64"
-	"encoding/binary"
 	"errors"
-	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"strings"
 	"time"
@@ -34,6 +36,8 @@ type Reader interface {
 // Config of the query service.
 type Config struct {
 	Limits store.Limits // of each statement
+	// Stopping is closed when the service stops: watchers are told to come back.
+	Stopping <-chan struct{}
 }
 
 // Server implements mcpaudit.v1.QueryService.
@@ -51,7 +55,7 @@ func New(cfg Config, r Reader, log *slog.Logger) *Server {
 
 const defaultPage = 100
 
-// ListEvents searches events, newest first.
+// ListEvents searches events, newest first unless order_by says otherwise.
 func (s *Server) ListEvents(ctx context.Context, req *pb.ListEventsRequest) (*pb.ListEventsResponse, error) {
 	if err := validate(req); err != nil {
 		return nil, err
@@ -60,35 +64,37 @@ func (s *Server) ListEvents(ctx context.Context, req *pb.ListEventsRequest) (*pb
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	size := int(req.GetPageSize())
-	if size == 0 {
-		size = defaultPage
+	by, err := readOrder(req.GetOrderBy())
+	if err != nil {
+		return nil, err
 	}
-	// One event more than the page tells whether there is another page.
-	args := append(cond.args, store.Named("limit", size+1))
-	after := "1"
+	wanted, err := readMask(req.GetReadMask())
+	if err != nil {
+		return nil, err
+	}
 	if t := req.GetPageToken(); t != "" {
-		at, id, err := parsePageToken(t, req.GetFilter())
+		place, err := by.readToken(t, req.GetFilter())
 		if err != nil {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
-		after = `occurred_at <= fromUnixTimestamp64Micro({after:Int64}, 'UTC')
-			AND (occurred_at, event_id) < (fromUnixTimestamp64Micro({after:Int64}, 'UTC'), toUUID({after_id:String}))`
-		args = append(args, store.Named("after", at), store.Named("after_id", id.String()))
+		cond = by.after(place).and(cond)
 	}
-	events, err := s.events(ctx, "SELECT "+store.EventColumns+" FROM events WHERE "+after+" AND "+cond.sql+
-		" ORDER BY occurred_at DESC, event_id DESC LIMIT {limit:UInt32}", args...)
+	size := int(cmp.Or(req.GetPageSize(), defaultPage))
+	// One event more than the page tells whether there is another page.
+	events, full, err := s.events(ctx, "SELECT "+wanted.columns("event_id", "occurred_at", by.needs())+" FROM events WHERE "+cond.sql+
+		" ORDER BY "+by.by()+" LIMIT {limit:UInt32}", append(cond.args, store.Named("limit", size+1))...)
 	if err != nil {
 		return nil, err
 	}
 	resp := &pb.ListEventsResponse{}
 	if len(events) > size {
-		events = events[:size]
-		last := events[size-1]
-		resp.NextPageToken = pageToken(last.OccurredAt, last.EventID, req.GetFilter())
+		events, full = events[:size], true
+	}
+	if full {
+		resp.NextPageToken = by.token(events[len(events)-1], req.GetFilter())
 	}
 	for _, e := range events {
-		resp.Events = append(resp.Events, wire.ToProto(e))
+		resp.Events = append(resp.Events, wanted.prune(wire.ToProto(e)))
 	}
 	return resp, nil
 }
@@ -103,41 +109,53 @@ func (s *Server) GetEvent(ctx context.Context, req *pb.GetEventRequest) (*pb.Get
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, "event_id: "+err.Error())
 	}
+	wanted, err := readMask(req.GetReadMask())
+	if err != nil {
+		return nil, err
+	}
 	const byID = " FROM events WHERE event_id = toUUID({id:String})"
 	const near = " AND occurred_at BETWEEN fromUnixTimestamp64Micro({from:Int64}, 'UTC') AND fromUnixTimestamp64Micro({to:Int64}, 'UTC')"
 	made := id.Time()
 	args := []any{store.Named("id", id.String()), store.Named("from", made.Add(-24*time.Hour).UnixMicro()), store.Named("to", made.Add(time.Hour).UnixMicro())}
 	for _, sql := range []string{near, ""} {
-		events, err := s.events(ctx, "SELECT "+store.EventColumns+byID+sql+" LIMIT 1", args...)
+		events, _, err := s.events(ctx, "SELECT "+wanted.columns("event_id")+byID+sql+" LIMIT 1", args...)
 		if err != nil {
 			return nil, err
 		}
 		if len(events) == 1 {
-			return &pb.GetEventResponse{Event: wire.ToProto(events[0])}, nil
+			return &pb.GetEventResponse{Event: wanted.prune(wire.ToProto(events[0]))}, nil
 		}
 		args = args[:1]
 	}
 	return nil, status.Errorf(codes.NotFound, "there is no event %s", id)
 }
 
-func (s *Server) events(ctx context.Context, sql string, args ...any) ([]*event.Event, error) {
+// maxAnswer bounds the events of one answer, in bytes of memory.
+const maxAnswer = 16 << 20
+
+// events reads events. It stops when an answer is full, however many rows there
+// are, and then says so.
+func (s *Server) events(ctx context.Context, sql string, args ...any) (events []*event.Event, full bool, err error) {
 	rows, err := s.store.Query(ctx, s.cfg.Limits, sql, args...)
 	if err != nil {
-		return nil, s.status(ctx, err)
+		return nil, false, s.status(ctx, err)
 	}
 	defer rows.Close()
-	var events []*event.Event
+	size := 0
 	for rows.Next() {
 		e, err := store.ScanEvent(rows)
 		if err != nil {
-			return nil, s.status(ctx, err)
+			return nil, false, s.status(ctx, err)
 		}
 		events = append(events, e)
+		if size += e.Size(); size > maxAnswer {
+			return events, true, nil
+		}
 	}
 	if err := rows.Err(); err != nil {
-		return nil, s.status(ctx, err)
+		return nil, false, s.status(ctx, err)
 	}
-	return events, nil
+	return events, false, nil
 }
 
 // status says what a caller may know of a store's error; the log has the rest.
@@ -173,30 +191,4 @@ func validate(m proto.Message) error {
 		return status.Error(codes.Internal, "the request could not be checked")
 	}
 	return nil
-}
-
-// A page token is the key of the page's last event and a hash of the filter: a
-// page continues only the search that it belongs to.
-func pageToken(occurred int64, id event.ID, filter string) string {
-	b := binary.BigEndian.AppendUint64(nil, uint64(occurred))
-	b = append(b, id[:]...)
-	return base64.RawURLEncoding.EncodeToString(binary.BigEndian.AppendUint32(b, filterHash(filter)))
-}
-
-func parsePageToken(token, filter string) (occurred int64, id event.ID, err error) {
-	b, err := base64.RawURLEncoding.DecodeString(token)
-	if err != nil || len(b) != 28 {
-		return 0, id, errors.New("page_token: not one that this service gave")
-	}
-	if binary.BigEndian.Uint32(b[24:]) != filterHash(filter) {
-		return 0, id, fmt.Errorf("page_token: belongs to another filter; repeat the filter of the first page, or start again without a token")
-	}
-	copy(id[:], b[8:24])
-	return int64(binary.BigEndian.Uint64(b[:8])), id, nil
-}
-
-func filterHash(filter string) uint32 {
-	h := fnv.New32a()
-	h.Write([]byte(filter))
-	return h.Sum32()
 }

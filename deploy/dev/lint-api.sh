@@ -16,6 +16,6 @@ fi
 old=$(mktemp -d)
 trap 'rm -rf "$old"' EXIT
 git archive "$base" proto buf.yaml | tar -x -C "$old"
-mkdir "$old/.cache" && cp -r .cache/protovalidate "$old/.cache/"
+mkdir "$old/.cache" && cp -r .cache/protovalidate .cache/googleapis "$old/.cache/"
 (cd "$old" && "$OLDPWD/$buf" build -o api.binpb)
 "$buf" breaking proto --against "$old/api.binpb"

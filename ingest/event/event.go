@@ -197,3 +197,14 @@ func sortLabels(ls []Label) []Label {
 	}
 	return out
 }
+
+// Size is about what the event takes in memory, in bytes.
+func (e *Event) Size() int {
+	const fixed = 1500 // the struct, and texts of a usual length
+	n := fixed + len(e.Arguments) + len(e.ErrorMessage) + len(e.DecisionReason) + len(e.Target) + len(e.UserAgent)
+	n += 24*len(e.ArgumentMarks) + 32*len(e.ResultMarks) + 48*len(e.Removed)
+	for _, l := range e.Labels {
+		n += len(l.Key) + len(l.Value) + 32
+	}
+	return n
+}

@@ -85,9 +85,14 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 	}
 	if slices.Contains(cfg.Roles, "query") {
 		limits := store.Limits{Time: cfg.Query.Timeout, Memory: cfg.Query.MemoryLimit}
-		pb.RegisterQueryServiceServer(server, query.New(query.Config{Limits: limits}, s, d.Log))
+		pb.RegisterQueryServiceServer(server, query.New(query.Config{Limits: limits, Stopping: ctx.Done()}, s, d.Log))
 	}
 
+	api, err := newGateway(ctx, cfg.Roles)
+	if err != nil {
+		return fmt.Errorf("set up the HTTP API: %w", err)
+	}
+	defer api.conn.Close()
 	grpcListener, err := net.Listen("tcp", cfg.Listen.GRPC)
 	if err != nil {
 		return fmt.Errorf("listen for gRPC: %w; another address: --listen.grpc", err)
@@ -97,7 +102,7 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		grpcListener.Close()
 		return fmt.Errorf("listen for HTTP: %w; another address: --listen.http", err)
 	}
-	web := &http.Server{Handler: operations(s, pipeline, m), ReadHeaderTimeout: 10 * time.Second,
+	web := &http.Server{Handler: ownHost(cfg.Listen.HTTP, pages(s, pipeline, m, api)), ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
 
 	// The pipeline outlives the servers: requests that are under way when ctx
@@ -109,6 +114,7 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		g.Go(func() error { return pipeline.Run(pipelineCtx) })
 	}
 	g.Go(func() error { return server.Serve(grpcListener) })
+	g.Go(func() error { return server.Serve(api.inner) })
 	g.Go(func() error {
 		if err := web.Serve(httpListener); !errors.Is(err, http.ErrServerClosed) {
 			return err
@@ -180,9 +186,15 @@ func newRedactor(c RedactConfig, log *slog.Logger) (*redact.Redactor, error) {
 	return redact.New(redact.DefaultProfile(), key)
 }
 
-// operations are the pages that machines look at.
-func operations(s *store.Store, p *ingest.Pipeline, m *metrics) http.Handler {
+// pages are what HTTP answers: the API, its description, and what machines look
+// at.
+func pages(s *store.Store, p *ingest.Pipeline, m *metrics, api http.Handler) http.Handler {
 	mux := http.NewServeMux()
+	mux.Handle("/v1/", api)
+	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(pb.OpenAPI)
+	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)

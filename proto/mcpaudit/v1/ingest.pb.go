@@ -8,6 +8,7 @@ package mcpauditv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -514,7 +515,7 @@ var File_mcpaudit_v1_ingest_proto protoreflect.FileDescriptor
 
 const file_mcpaudit_v1_ingest_proto_rawDesc = "" +
 	"\n" +
-	"\x18mcpaudit/v1/ingest.proto\x12\vmcpaudit.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17mcpaudit/v1/event.proto\"|\n" +
+	"\x18mcpaudit/v1/ingest.proto\x12\vmcpaudit.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17mcpaudit/v1/event.proto\"|\n" +
 	"\x0ePublishRequest\x125\n" +
 	"\x06events\x18\x01 \x03(\v2\x12.mcpaudit.v1.EventB\t\xbaH\x06\x92\x01\x03\x10\x88'R\x06events\x123\n" +
 	"\asent_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\"A\n" +
@@ -550,10 +551,10 @@ const file_mcpaudit_v1_ingest_proto_rawDesc = "" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fCODE_INVALID\x10\x01\x12\x16\n" +
-	"\x12CODE_TOO_MANY_GAPS\x10\x022\xae\x01\n" +
+	"\x12CODE_TOO_MANY_GAPS\x10\x022\xcd\x01\n" +
 	"\rIngestService\x12H\n" +
-	"\aPublish\x12\x1b.mcpaudit.v1.PublishRequest\x1a\x1c.mcpaudit.v1.PublishResponse(\x010\x01\x12S\n" +
-	"\fPublishBatch\x12 .mcpaudit.v1.PublishBatchRequest\x1a!.mcpaudit.v1.PublishBatchResponseB;Z9github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1;mcpauditv1b\x06proto3"
+	"\aPublish\x12\x1b.mcpaudit.v1.PublishRequest\x1a\x1c.mcpaudit.v1.PublishResponse(\x010\x01\x12r\n" +
+	"\fPublishBatch\x12 .mcpaudit.v1.PublishBatchRequest\x1a!.mcpaudit.v1.PublishBatchResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/events:publishB;Z9github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1;mcpauditv1b\x06proto3"
 
 var (
 	file_mcpaudit_v1_ingest_proto_rawDescOnce sync.Once

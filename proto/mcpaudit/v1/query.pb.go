@@ -8,8 +8,12 @@ package mcpauditv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -34,8 +38,14 @@ type ListEventsRequest struct {
 	Filter string `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
 	// Events a page, 100 when 0, at most 1000.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// next_page_token of the previous answer, with the same filter.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// next_page_token of the previous answer, with the same filter and order_by.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// AIP-132 order: one of occurred_at, received_at, duration, request_bytes and
+	// response_bytes, with desc for descending; "occurred_at desc" when empty.
+	// Equal ones follow by time and id.
+	OrderBy string `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	// Top-level fields of Event to return; all when empty. Fewer are faster.
+	ReadMask      *fieldmaskpb.FieldMask `protobuf:"bytes,5,opt,name=read_mask,json=readMask,proto3" json:"read_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -91,10 +101,24 @@ func (x *ListEventsRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListEventsRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
+func (x *ListEventsRequest) GetReadMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.ReadMask
+	}
+	return nil
+}
+
 // ListEventsResponse is one page.
 type ListEventsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Newest first by occurred_at, then event_id.
+	// In the order asked for.
 	Events []*Event `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
 	// Where the next page starts; empty on the last one.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
@@ -150,7 +174,9 @@ func (x *ListEventsResponse) GetNextPageToken() string {
 type GetEventRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The event's id.
-	EventId       string `protobuf:"bytes,1,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	EventId string `protobuf:"bytes,1,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	// Top-level fields of Event to return; all when empty.
+	ReadMask      *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=read_mask,json=readMask,proto3" json:"read_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -190,6 +216,13 @@ func (x *GetEventRequest) GetEventId() string {
 		return x.EventId
 	}
 	return ""
+}
+
+func (x *GetEventRequest) GetReadMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.ReadMask
+	}
+	return nil
 }
 
 // GetEventResponse is the event.
@@ -238,28 +271,1467 @@ func (x *GetEventResponse) GetEvent() *Event {
 	return nil
 }
 
+// WatchEventsRequest says which events to send.
+type WatchEventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in ListEventsRequest.
+	Filter string `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Top-level fields of Event to return; all when empty.
+	ReadMask      *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=read_mask,json=readMask,proto3" json:"read_mask,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchEventsRequest) Reset() {
+	*x = WatchEventsRequest{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchEventsRequest) ProtoMessage() {}
+
+func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
+func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *WatchEventsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *WatchEventsRequest) GetReadMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.ReadMask
+	}
+	return nil
+}
+
+// WatchEventsResponse is what was stored since the last one.
+type WatchEventsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the log. Empty in the first answer, which says that watching
+	// has begun: every event stored after it is sent.
+	Events        []*Event `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchEventsResponse) Reset() {
+	*x = WatchEventsResponse{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchEventsResponse) ProtoMessage() {}
+
+func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
+func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *WatchEventsResponse) GetEvents() []*Event {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+// GetTimelineRequest names one thing to follow.
+type GetTimelineRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What to follow; one of them.
+	//
+	// Types that are valid to be assigned to Subject:
+	//
+	//	*GetTimelineRequest_TraceId
+	//	*GetTimelineRequest_SessionId
+	//	*GetTimelineRequest_TaskId
+	//	*GetTimelineRequest_Principal
+	Subject isGetTimelineRequest_Subject `protobuf_oneof:"subject"`
+	// Only events from this time on.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// Only events before this time.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// Most events to return, 1000 when 0, at most 10000. The oldest are returned.
+	Limit         int32 `protobuf:"varint,7,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTimelineRequest) Reset() {
+	*x = GetTimelineRequest{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTimelineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTimelineRequest) ProtoMessage() {}
+
+func (x *GetTimelineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTimelineRequest.ProtoReflect.Descriptor instead.
+func (*GetTimelineRequest) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GetTimelineRequest) GetSubject() isGetTimelineRequest_Subject {
+	if x != nil {
+		return x.Subject
+	}
+	return nil
+}
+
+func (x *GetTimelineRequest) GetTraceId() string {
+	if x != nil {
+		if x, ok := x.Subject.(*GetTimelineRequest_TraceId); ok {
+			return x.TraceId
+		}
+	}
+	return ""
+}
+
+func (x *GetTimelineRequest) GetSessionId() string {
+	if x != nil {
+		if x, ok := x.Subject.(*GetTimelineRequest_SessionId); ok {
+			return x.SessionId
+		}
+	}
+	return ""
+}
+
+func (x *GetTimelineRequest) GetTaskId() string {
+	if x != nil {
+		if x, ok := x.Subject.(*GetTimelineRequest_TaskId); ok {
+			return x.TaskId
+		}
+	}
+	return ""
+}
+
+func (x *GetTimelineRequest) GetPrincipal() string {
+	if x != nil {
+		if x, ok := x.Subject.(*GetTimelineRequest_Principal); ok {
+			return x.Principal
+		}
+	}
+	return ""
+}
+
+func (x *GetTimelineRequest) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *GetTimelineRequest) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *GetTimelineRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type isGetTimelineRequest_Subject interface {
+	isGetTimelineRequest_Subject()
+}
+
+type GetTimelineRequest_TraceId struct {
+	// W3C trace id, 32 hex digits.
+	TraceId string `protobuf:"bytes,1,opt,name=trace_id,json=traceId,proto3,oneof"`
+}
+
+type GetTimelineRequest_SessionId struct {
+	// Session of the older protocol, or of a stdio server.
+	SessionId string `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3,oneof"`
+}
+
+type GetTimelineRequest_TaskId struct {
+	// Task.
+	TaskId string `protobuf:"bytes,3,opt,name=task_id,json=taskId,proto3,oneof"`
+}
+
+type GetTimelineRequest_Principal struct {
+	// Principal; give a time range with it.
+	Principal string `protobuf:"bytes,4,opt,name=principal,proto3,oneof"`
+}
+
+func (*GetTimelineRequest_TraceId) isGetTimelineRequest_Subject() {}
+
+func (*GetTimelineRequest_SessionId) isGetTimelineRequest_Subject() {}
+
+func (*GetTimelineRequest_TaskId) isGetTimelineRequest_Subject() {}
+
+func (*GetTimelineRequest_Principal) isGetTimelineRequest_Subject() {}
+
+// GetTimelineResponse is what happened, oldest first.
+type GetTimelineResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Each event with its place.
+	Entries []*TimelineEntry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// More events than limit match.
+	Truncated     bool `protobuf:"varint,2,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTimelineResponse) Reset() {
+	*x = GetTimelineResponse{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTimelineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTimelineResponse) ProtoMessage() {}
+
+func (x *GetTimelineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTimelineResponse.ProtoReflect.Descriptor instead.
+func (*GetTimelineResponse) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetTimelineResponse) GetEntries() []*TimelineEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *GetTimelineResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+// TimelineEntry is one event in its place.
+type TimelineEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The event.
+	Event *Event `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	// How many calls of this timeline it was made in: the length of its chain of
+	// parent spans.
+	Depth int32 `protobuf:"varint,2,opt,name=depth,proto3" json:"depth,omitempty"`
+	// Its parent span is not among the entries: it was not audited, is not stored
+	// yet, or lies outside the time range.
+	ParentMissing bool `protobuf:"varint,3,opt,name=parent_missing,json=parentMissing,proto3" json:"parent_missing,omitempty"`
+	// Time since the end of everything before it, 0 when it overlaps.
+	Gap *durationpb.Duration `protobuf:"bytes,4,opt,name=gap,proto3" json:"gap,omitempty"`
+	// Events of the same emitter that are missing from the store between the
+	// emitter's previous entry and this one, whatever they belonged to.
+	MissingBefore uint64 `protobuf:"varint,5,opt,name=missing_before,json=missingBefore,proto3" json:"missing_before,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TimelineEntry) Reset() {
+	*x = TimelineEntry{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TimelineEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TimelineEntry) ProtoMessage() {}
+
+func (x *TimelineEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TimelineEntry.ProtoReflect.Descriptor instead.
+func (*TimelineEntry) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *TimelineEntry) GetEvent() *Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *TimelineEntry) GetDepth() int32 {
+	if x != nil {
+		return x.Depth
+	}
+	return 0
+}
+
+func (x *TimelineEntry) GetParentMissing() bool {
+	if x != nil {
+		return x.ParentMissing
+	}
+	return false
+}
+
+func (x *TimelineEntry) GetGap() *durationpb.Duration {
+	if x != nil {
+		return x.Gap
+	}
+	return nil
+}
+
+func (x *TimelineEntry) GetMissingBefore() uint64 {
+	if x != nil {
+		return x.MissingBefore
+	}
+	return 0
+}
+
+// AggregateEventsRequest says what to count.
+type AggregateEventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in ListEventsRequest.
+	Filter string `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Fields whose values make the groups, at most three. A list counts once for
+	// each of its members.
+	GroupBy []string `protobuf:"bytes,2,rep,name=group_by,json=groupBy,proto3" json:"group_by,omitempty"`
+	// Also group by time, in steps of this length, from one second to 366 days.
+	Interval *durationpb.Duration `protobuf:"bytes,3,opt,name=interval,proto3" json:"interval,omitempty"`
+	// Which groups come first: count, errors, denials, bytes, p50, p95 or p99, the
+	// largest first; "count" when empty. With an interval, groups come in the order
+	// of time.
+	OrderBy string `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	// Most groups to return, 100 when 0, at most 10000.
+	Limit         int32 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AggregateEventsRequest) Reset() {
+	*x = AggregateEventsRequest{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AggregateEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AggregateEventsRequest) ProtoMessage() {}
+
+func (x *AggregateEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AggregateEventsRequest.ProtoReflect.Descriptor instead.
+func (*AggregateEventsRequest) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AggregateEventsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *AggregateEventsRequest) GetGroupBy() []string {
+	if x != nil {
+		return x.GroupBy
+	}
+	return nil
+}
+
+func (x *AggregateEventsRequest) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *AggregateEventsRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
+func (x *AggregateEventsRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// AggregateEventsResponse is the groups.
+type AggregateEventsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The groups.
+	Groups []*Group `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	// There are more groups than limit.
+	Truncated     bool `protobuf:"varint,2,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AggregateEventsResponse) Reset() {
+	*x = AggregateEventsResponse{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AggregateEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AggregateEventsResponse) ProtoMessage() {}
+
+func (x *AggregateEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AggregateEventsResponse.ProtoReflect.Descriptor instead.
+func (*AggregateEventsResponse) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AggregateEventsResponse) GetGroups() []*Group {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *AggregateEventsResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+// Group is a set of events and its measures.
+type Group struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The value of each group_by field, as text, in the order asked for.
+	Keys []string `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	// Start of the interval; absent without one.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// Events.
+	Count uint64 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	// Of them, those whose outcome is tool_error, protocol_error or timeout.
+	Errors uint64 `protobuf:"varint,4,opt,name=errors,proto3" json:"errors,omitempty"`
+	// Of them, those whose outcome is denied or whose decision is deny.
+	Denials uint64 `protobuf:"varint,5,opt,name=denials,proto3" json:"denials,omitempty"`
+	// Sum of request_bytes.
+	RequestBytes uint64 `protobuf:"varint,6,opt,name=request_bytes,json=requestBytes,proto3" json:"request_bytes,omitempty"`
+	// Sum of response_bytes.
+	ResponseBytes uint64 `protobuf:"varint,7,opt,name=response_bytes,json=responseBytes,proto3" json:"response_bytes,omitempty"`
+	// Half of the calls took no longer. Quantiles are estimates (t-digest).
+	P50 *durationpb.Duration `protobuf:"bytes,8,opt,name=p50,proto3" json:"p50,omitempty"`
+	// 95 % of the calls took no longer.
+	P95 *durationpb.Duration `protobuf:"bytes,9,opt,name=p95,proto3" json:"p95,omitempty"`
+	// 99 % of the calls took no longer.
+	P99           *durationpb.Duration `protobuf:"bytes,10,opt,name=p99,proto3" json:"p99,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Group) Reset() {
+	*x = Group{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Group) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Group) ProtoMessage() {}
+
+func (x *Group) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Group.ProtoReflect.Descriptor instead.
+func (*Group) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Group) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *Group) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *Group) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Group) GetErrors() uint64 {
+	if x != nil {
+		return x.Errors
+	}
+	return 0
+}
+
+func (x *Group) GetDenials() uint64 {
+	if x != nil {
+		return x.Denials
+	}
+	return 0
+}
+
+func (x *Group) GetRequestBytes() uint64 {
+	if x != nil {
+		return x.RequestBytes
+	}
+	return 0
+}
+
+func (x *Group) GetResponseBytes() uint64 {
+	if x != nil {
+		return x.ResponseBytes
+	}
+	return 0
+}
+
+func (x *Group) GetP50() *durationpb.Duration {
+	if x != nil {
+		return x.P50
+	}
+	return nil
+}
+
+func (x *Group) GetP95() *durationpb.Duration {
+	if x != nil {
+		return x.P95
+	}
+	return nil
+}
+
+func (x *Group) GetP99() *durationpb.Duration {
+	if x != nil {
+		return x.P99
+	}
+	return nil
+}
+
+// ListToolsRequest narrows the catalogue.
+type ListToolsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only tools of this server.
+	Server string `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	// Tools to return, 1000 when 0, at most 10000.
+	Limit         int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListToolsRequest) Reset() {
+	*x = ListToolsRequest{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListToolsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListToolsRequest) ProtoMessage() {}
+
+func (x *ListToolsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListToolsRequest.ProtoReflect.Descriptor instead.
+func (*ListToolsRequest) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListToolsRequest) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *ListToolsRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// ListToolsResponse is the catalogue.
+type ListToolsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By server and name.
+	Tools []*Tool `protobuf:"bytes,1,rep,name=tools,proto3" json:"tools,omitempty"`
+	// There are more tools than limit.
+	Truncated     bool `protobuf:"varint,2,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListToolsResponse) Reset() {
+	*x = ListToolsResponse{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListToolsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListToolsResponse) ProtoMessage() {}
+
+func (x *ListToolsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListToolsResponse.ProtoReflect.Descriptor instead.
+func (*ListToolsResponse) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListToolsResponse) GetTools() []*Tool {
+	if x != nil {
+		return x.Tools
+	}
+	return nil
+}
+
+func (x *ListToolsResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+// Tool is what is known of one.
+type Tool struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server that has it.
+	Server string `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Digest of its newest definition; empty when none was seen.
+	DefinitionDigest string `protobuf:"bytes,3,opt,name=definition_digest,json=definitionDigest,proto3" json:"definition_digest,omitempty"`
+	// How many different definitions were seen.
+	Definitions uint32 `protobuf:"varint,4,opt,name=definitions,proto3" json:"definitions,omitempty"`
+	// Its hints, the protocol's defaults where the server gives none.
+	Hints *Hints `protobuf:"bytes,5,opt,name=hints,proto3" json:"hints,omitempty"`
+	// When it was first defined or called.
+	FirstSeen *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=first_seen,json=firstSeen,proto3" json:"first_seen,omitempty"`
+	// When it was last called; absent when never.
+	LastCalled *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=last_called,json=lastCalled,proto3" json:"last_called,omitempty"`
+	// Calls.
+	Calls uint64 `protobuf:"varint,8,opt,name=calls,proto3" json:"calls,omitempty"`
+	// Of them, those that failed.
+	Errors uint64 `protobuf:"varint,9,opt,name=errors,proto3" json:"errors,omitempty"`
+	// Of them, those that were denied.
+	Denials       uint64 `protobuf:"varint,10,opt,name=denials,proto3" json:"denials,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tool) Reset() {
+	*x = Tool{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tool) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tool) ProtoMessage() {}
+
+func (x *Tool) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tool.ProtoReflect.Descriptor instead.
+func (*Tool) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Tool) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *Tool) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Tool) GetDefinitionDigest() string {
+	if x != nil {
+		return x.DefinitionDigest
+	}
+	return ""
+}
+
+func (x *Tool) GetDefinitions() uint32 {
+	if x != nil {
+		return x.Definitions
+	}
+	return 0
+}
+
+func (x *Tool) GetHints() *Hints {
+	if x != nil {
+		return x.Hints
+	}
+	return nil
+}
+
+func (x *Tool) GetFirstSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FirstSeen
+	}
+	return nil
+}
+
+func (x *Tool) GetLastCalled() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastCalled
+	}
+	return nil
+}
+
+func (x *Tool) GetCalls() uint64 {
+	if x != nil {
+		return x.Calls
+	}
+	return 0
+}
+
+func (x *Tool) GetErrors() uint64 {
+	if x != nil {
+		return x.Errors
+	}
+	return 0
+}
+
+func (x *Tool) GetDenials() uint64 {
+	if x != nil {
+		return x.Denials
+	}
+	return 0
+}
+
+// ListToolDefinitionsRequest names a tool.
+type ListToolDefinitionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its server.
+	Server string `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	// Its name.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListToolDefinitionsRequest) Reset() {
+	*x = ListToolDefinitionsRequest{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListToolDefinitionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListToolDefinitionsRequest) ProtoMessage() {}
+
+func (x *ListToolDefinitionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListToolDefinitionsRequest.ProtoReflect.Descriptor instead.
+func (*ListToolDefinitionsRequest) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListToolDefinitionsRequest) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *ListToolDefinitionsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// ListToolDefinitionsResponse is the tool's history.
+type ListToolDefinitionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first, at most 100.
+	Definitions   []*ToolDefinition `protobuf:"bytes,1,rep,name=definitions,proto3" json:"definitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListToolDefinitionsResponse) Reset() {
+	*x = ListToolDefinitionsResponse{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListToolDefinitionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListToolDefinitionsResponse) ProtoMessage() {}
+
+func (x *ListToolDefinitionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListToolDefinitionsResponse.ProtoReflect.Descriptor instead.
+func (*ListToolDefinitionsResponse) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListToolDefinitionsResponse) GetDefinitions() []*ToolDefinition {
+	if x != nil {
+		return x.Definitions
+	}
+	return nil
+}
+
+// ToolDefinition is one definition that a tool has had.
+type ToolDefinition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its digest.
+	Digest string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	// When it was first seen.
+	FirstSeen *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=first_seen,json=firstSeen,proto3" json:"first_seen,omitempty"`
+	// When it was last seen, in a listing or in a call.
+	LastSeen *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
+	// Description and schemas as JSON, redacted; empty when only calls were seen.
+	Definition string `protobuf:"bytes,4,opt,name=definition,proto3" json:"definition,omitempty"`
+	// What redaction found in it, such as injection_phrase or hidden_unicode.
+	Signals []string `protobuf:"bytes,5,rep,name=signals,proto3" json:"signals,omitempty"`
+	// The event that brought it first.
+	EventId       string `protobuf:"bytes,6,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ToolDefinition) Reset() {
+	*x = ToolDefinition{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ToolDefinition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ToolDefinition) ProtoMessage() {}
+
+func (x *ToolDefinition) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ToolDefinition.ProtoReflect.Descriptor instead.
+func (*ToolDefinition) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ToolDefinition) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ToolDefinition) GetFirstSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FirstSeen
+	}
+	return nil
+}
+
+func (x *ToolDefinition) GetLastSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSeen
+	}
+	return nil
+}
+
+func (x *ToolDefinition) GetDefinition() string {
+	if x != nil {
+		return x.Definition
+	}
+	return ""
+}
+
+func (x *ToolDefinition) GetSignals() []string {
+	if x != nil {
+		return x.Signals
+	}
+	return nil
+}
+
+func (x *ToolDefinition) GetEventId() string {
+	if x != nil {
+		return x.EventId
+	}
+	return ""
+}
+
+// ListEmittersRequest bounds the list.
+type ListEmittersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Emitters to return, 1000 when 0, at most 10000; those heard last come first.
+	Limit         int32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEmittersRequest) Reset() {
+	*x = ListEmittersRequest{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEmittersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEmittersRequest) ProtoMessage() {}
+
+func (x *ListEmittersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEmittersRequest.ProtoReflect.Descriptor instead.
+func (*ListEmittersRequest) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListEmittersRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// ListEmittersResponse is who emits.
+type ListEmittersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those heard last first.
+	Emitters []*Emitter `protobuf:"bytes,1,rep,name=emitters,proto3" json:"emitters,omitempty"`
+	// There are more emitters than limit.
+	Truncated     bool `protobuf:"varint,2,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEmittersResponse) Reset() {
+	*x = ListEmittersResponse{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEmittersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEmittersResponse) ProtoMessage() {}
+
+func (x *ListEmittersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEmittersResponse.ProtoReflect.Descriptor instead.
+func (*ListEmittersResponse) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListEmittersResponse) GetEmitters() []*Emitter {
+	if x != nil {
+		return x.Emitters
+	}
+	return nil
+}
+
+func (x *ListEmittersResponse) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+// Emitter is one queue in one process, kept across restarts.
+type Emitter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id.
+	EmitterId string `protobuf:"bytes,1,opt,name=emitter_id,json=emitterId,proto3" json:"emitter_id,omitempty"`
+	// The server that it last emitted for.
+	Server string `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
+	// That server's version.
+	ServerVersion string `protobuf:"bytes,3,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
+	// When its first event was received.
+	FirstHeard *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=first_heard,json=firstHeard,proto3" json:"first_heard,omitempty"`
+	// When its last event was received.
+	LastHeard *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_heard,json=lastHeard,proto3" json:"last_heard,omitempty"`
+	// Events stored.
+	Events uint64 `protobuf:"varint,6,opt,name=events,proto3" json:"events,omitempty"`
+	// The highest sequence number stored.
+	HighestSeq uint64 `protobuf:"varint,7,opt,name=highest_seq,json=highestSeq,proto3" json:"highest_seq,omitempty"`
+	// Numbers between the lowest and the highest that are not stored: events lost
+	// or under way.
+	Missing uint64 `protobuf:"varint,8,opt,name=missing,proto3" json:"missing,omitempty"`
+	// Median of received_at minus the end of the call: the clock's skew plus the
+	// time under way. Far below zero means a clock ahead of the service's.
+	Delay *durationpb.Duration `protobuf:"bytes,9,opt,name=delay,proto3" json:"delay,omitempty"`
+	// The redaction profile and its version that it uses.
+	Redaction     string `protobuf:"bytes,10,opt,name=redaction,proto3" json:"redaction,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Emitter) Reset() {
+	*x = Emitter{}
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Emitter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Emitter) ProtoMessage() {}
+
+func (x *Emitter) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_query_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Emitter.ProtoReflect.Descriptor instead.
+func (*Emitter) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_query_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Emitter) GetEmitterId() string {
+	if x != nil {
+		return x.EmitterId
+	}
+	return ""
+}
+
+func (x *Emitter) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *Emitter) GetServerVersion() string {
+	if x != nil {
+		return x.ServerVersion
+	}
+	return ""
+}
+
+func (x *Emitter) GetFirstHeard() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FirstHeard
+	}
+	return nil
+}
+
+func (x *Emitter) GetLastHeard() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastHeard
+	}
+	return nil
+}
+
+func (x *Emitter) GetEvents() uint64 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
+func (x *Emitter) GetHighestSeq() uint64 {
+	if x != nil {
+		return x.HighestSeq
+	}
+	return 0
+}
+
+func (x *Emitter) GetMissing() uint64 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
+}
+
+func (x *Emitter) GetDelay() *durationpb.Duration {
+	if x != nil {
+		return x.Delay
+	}
+	return nil
+}
+
+func (x *Emitter) GetRedaction() string {
+	if x != nil {
+		return x.Redaction
+	}
+	return ""
+}
+
 var File_mcpaudit_v1_query_proto protoreflect.FileDescriptor
 
 const file_mcpaudit_v1_query_proto_rawDesc = "" +
 	"\n" +
-	"\x17mcpaudit/v1/query.proto\x12\vmcpaudit.v1\x1a\x1bbuf/validate/validate.proto\x1a\x17mcpaudit/v1/event.proto\"\x88\x01\n" +
+	"\x17mcpaudit/v1/query.proto\x12\vmcpaudit.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17mcpaudit/v1/event.proto\"\xe5\x01\n" +
 	"\x11ListEventsRequest\x12!\n" +
 	"\x06filter\x18\x01 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x01R\x06filter\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\tpageToken\"h\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\tpageToken\x12\"\n" +
+	"\border_by\x18\x04 \x01(\tB\a\xbaH\x04r\x02(dR\aorderBy\x127\n" +
+	"\tread_mask\x18\x05 \x01(\v2\x1a.google.protobuf.FieldMaskR\breadMask\"h\n" +
 	"\x12ListEventsResponse\x12*\n" +
 	"\x06events\x18\x01 \x03(\v2\x12.mcpaudit.v1.EventR\x06events\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"6\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"o\n" +
 	"\x0fGetEventRequest\x12#\n" +
-	"\bevent_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aeventId\"<\n" +
+	"\bevent_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\aeventId\x127\n" +
+	"\tread_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\breadMask\"<\n" +
 	"\x10GetEventResponse\x12(\n" +
-	"\x05event\x18\x01 \x01(\v2\x12.mcpaudit.v1.EventR\x05event2\xa6\x01\n" +
-	"\fQueryService\x12M\n" +
+	"\x05event\x18\x01 \x01(\v2\x12.mcpaudit.v1.EventR\x05event\"p\n" +
+	"\x12WatchEventsRequest\x12!\n" +
+	"\x06filter\x18\x01 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x01R\x06filter\x127\n" +
+	"\tread_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\breadMask\"A\n" +
+	"\x13WatchEventsResponse\x12*\n" +
+	"\x06events\x18\x01 \x03(\v2\x12.mcpaudit.v1.EventR\x06events\"\xe3\x02\n" +
+	"\x12GetTimelineRequest\x12'\n" +
+	"\btrace_id\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\x02H\x00R\atraceId\x12+\n" +
 	"\n" +
-	"ListEvents\x12\x1e.mcpaudit.v1.ListEventsRequest\x1a\x1f.mcpaudit.v1.ListEventsResponse\x12G\n" +
-	"\bGetEvent\x12\x1c.mcpaudit.v1.GetEventRequest\x1a\x1d.mcpaudit.v1.GetEventResponseB;Z9github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1;mcpauditv1b\x06proto3"
+	"session_id\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\x02H\x00R\tsessionId\x12%\n" +
+	"\atask_id\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\x02H\x00R\x06taskId\x12*\n" +
+	"\tprincipal\x18\x04 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\x04H\x00R\tprincipal\x129\n" +
+	"\n" +
+	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bend_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12 \n" +
+	"\x05limit\x18\a \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x05limitB\x10\n" +
+	"\asubject\x12\x05\xbaH\x02\b\x01\"i\n" +
+	"\x13GetTimelineResponse\x124\n" +
+	"\aentries\x18\x01 \x03(\v2\x1a.mcpaudit.v1.TimelineEntryR\aentries\x12\x1c\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\xca\x01\n" +
+	"\rTimelineEntry\x12(\n" +
+	"\x05event\x18\x01 \x01(\v2\x12.mcpaudit.v1.EventR\x05event\x12\x14\n" +
+	"\x05depth\x18\x02 \x01(\x05R\x05depth\x12%\n" +
+	"\x0eparent_missing\x18\x03 \x01(\bR\rparentMissing\x12+\n" +
+	"\x03gap\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03gap\x12%\n" +
+	"\x0emissing_before\x18\x05 \x01(\x04R\rmissingBefore\"\xa4\x02\n" +
+	"\x16AggregateEventsRequest\x12!\n" +
+	"\x06filter\x18\x01 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x01R\x06filter\x12)\n" +
+	"\bgroup_by\x18\x02 \x03(\tB\x0e\xbaH\v\x92\x01\b\x10\x03\"\x04r\x02(dR\agroupBy\x12H\n" +
+	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\x8a\x8a\x0f2\x02\b\x01R\binterval\x12P\n" +
+	"\border_by\x18\x04 \x01(\tB5\xbaH2r0R\x00R\x05countR\x06errorsR\adenialsR\x05bytesR\x03p50R\x03p95R\x03p99R\aorderBy\x12 \n" +
+	"\x05limit\x18\x05 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x05limit\"c\n" +
+	"\x17AggregateEventsResponse\x12*\n" +
+	"\x06groups\x18\x01 \x03(\v2\x12.mcpaudit.v1.GroupR\x06groups\x12\x1c\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\xf1\x02\n" +
+	"\x05Group\x12\x12\n" +
+	"\x04keys\x18\x01 \x03(\tR\x04keys\x129\n" +
+	"\n" +
+	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05count\x12\x16\n" +
+	"\x06errors\x18\x04 \x01(\x04R\x06errors\x12\x18\n" +
+	"\adenials\x18\x05 \x01(\x04R\adenials\x12#\n" +
+	"\rrequest_bytes\x18\x06 \x01(\x04R\frequestBytes\x12%\n" +
+	"\x0eresponse_bytes\x18\a \x01(\x04R\rresponseBytes\x12+\n" +
+	"\x03p50\x18\b \x01(\v2\x19.google.protobuf.DurationR\x03p50\x12+\n" +
+	"\x03p95\x18\t \x01(\v2\x19.google.protobuf.DurationR\x03p95\x12+\n" +
+	"\x03p99\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x03p99\"V\n" +
+	"\x10ListToolsRequest\x12 \n" +
+	"\x06server\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\x06server\x12 \n" +
+	"\x05limit\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x05limit\"Z\n" +
+	"\x11ListToolsResponse\x12'\n" +
+	"\x05tools\x18\x01 \x03(\v2\x11.mcpaudit.v1.ToolR\x05tools\x12\x1c\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\xeb\x02\n" +
+	"\x04Tool\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12+\n" +
+	"\x11definition_digest\x18\x03 \x01(\tR\x10definitionDigest\x12 \n" +
+	"\vdefinitions\x18\x04 \x01(\rR\vdefinitions\x12(\n" +
+	"\x05hints\x18\x05 \x01(\v2\x12.mcpaudit.v1.HintsR\x05hints\x129\n" +
+	"\n" +
+	"first_seen\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tfirstSeen\x12;\n" +
+	"\vlast_called\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"lastCalled\x12\x14\n" +
+	"\x05calls\x18\b \x01(\x04R\x05calls\x12\x16\n" +
+	"\x06errors\x18\t \x01(\x04R\x06errors\x12\x18\n" +
+	"\adenials\x18\n" +
+	" \x01(\x04R\adenials\"`\n" +
+	"\x1aListToolDefinitionsRequest\x12\"\n" +
+	"\x06server\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\x02R\x06server\x12\x1e\n" +
+	"\x04name\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05 \x01(\x80\bR\x04name\"\\\n" +
+	"\x1bListToolDefinitionsResponse\x12=\n" +
+	"\vdefinitions\x18\x01 \x03(\v2\x1b.mcpaudit.v1.ToolDefinitionR\vdefinitions\"\xf1\x01\n" +
+	"\x0eToolDefinition\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x129\n" +
+	"\n" +
+	"first_seen\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tfirstSeen\x127\n" +
+	"\tlast_seen\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\x1e\n" +
+	"\n" +
+	"definition\x18\x04 \x01(\tR\n" +
+	"definition\x12\x18\n" +
+	"\asignals\x18\x05 \x03(\tR\asignals\x12\x19\n" +
+	"\bevent_id\x18\x06 \x01(\tR\aeventId\"7\n" +
+	"\x13ListEmittersRequest\x12 \n" +
+	"\x05limit\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x05limit\"f\n" +
+	"\x14ListEmittersResponse\x120\n" +
+	"\bemitters\x18\x01 \x03(\v2\x14.mcpaudit.v1.EmitterR\bemitters\x12\x1c\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\x81\x03\n" +
+	"\aEmitter\x12\x1d\n" +
+	"\n" +
+	"emitter_id\x18\x01 \x01(\tR\temitterId\x12\x16\n" +
+	"\x06server\x18\x02 \x01(\tR\x06server\x12%\n" +
+	"\x0eserver_version\x18\x03 \x01(\tR\rserverVersion\x12;\n" +
+	"\vfirst_heard\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"firstHeard\x129\n" +
+	"\n" +
+	"last_heard\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tlastHeard\x12\x16\n" +
+	"\x06events\x18\x06 \x01(\x04R\x06events\x12\x1f\n" +
+	"\vhighest_seq\x18\a \x01(\x04R\n" +
+	"highestSeq\x12\x18\n" +
+	"\amissing\x18\b \x01(\x04R\amissing\x12/\n" +
+	"\x05delay\x18\t \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12\x1c\n" +
+	"\tredaction\x18\n" +
+	" \x01(\tR\tredaction2\xff\x06\n" +
+	"\fQueryService\x12a\n" +
+	"\n" +
+	"ListEvents\x12\x1e.mcpaudit.v1.ListEventsRequest\x1a\x1f.mcpaudit.v1.ListEventsResponse\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
+	"/v1/events\x12f\n" +
+	"\bGetEvent\x12\x1c.mcpaudit.v1.GetEventRequest\x1a\x1d.mcpaudit.v1.GetEventResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/events/{event_id}\x12l\n" +
+	"\vWatchEvents\x12\x1f.mcpaudit.v1.WatchEventsRequest\x1a .mcpaudit.v1.WatchEventsResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/events:watch0\x01\x12f\n" +
+	"\vGetTimeline\x12\x1f.mcpaudit.v1.GetTimelineRequest\x1a .mcpaudit.v1.GetTimelineResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/timeline\x12z\n" +
+	"\x0fAggregateEvents\x12#.mcpaudit.v1.AggregateEventsRequest\x1a$.mcpaudit.v1.AggregateEventsResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/events:aggregate\x12]\n" +
+	"\tListTools\x12\x1d.mcpaudit.v1.ListToolsRequest\x1a\x1e.mcpaudit.v1.ListToolsResponse\"\x11\x82\xd3\xe4\x93\x02\v\x12\t/v1/tools\x12\x87\x01\n" +
+	"\x13ListToolDefinitions\x12'.mcpaudit.v1.ListToolDefinitionsRequest\x1a(.mcpaudit.v1.ListToolDefinitionsResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/tools:definitions\x12i\n" +
+	"\fListEmitters\x12 .mcpaudit.v1.ListEmittersRequest\x1a!.mcpaudit.v1.ListEmittersResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/emittersB;Z9github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1;mcpauditv1b\x06proto3"
 
 var (
 	file_mcpaudit_v1_query_proto_rawDescOnce sync.Once
@@ -273,26 +1745,85 @@ func file_mcpaudit_v1_query_proto_rawDescGZIP() []byte {
 	return file_mcpaudit_v1_query_proto_rawDescData
 }
 
-var file_mcpaudit_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_mcpaudit_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_mcpaudit_v1_query_proto_goTypes = []any{
-	(*ListEventsRequest)(nil),  // 0: mcpaudit.v1.ListEventsRequest
-	(*ListEventsResponse)(nil), // 1: mcpaudit.v1.ListEventsResponse
-	(*GetEventRequest)(nil),    // 2: mcpaudit.v1.GetEventRequest
-	(*GetEventResponse)(nil),   // 3: mcpaudit.v1.GetEventResponse
-	(*Event)(nil),              // 4: mcpaudit.v1.Event
+	(*ListEventsRequest)(nil),           // 0: mcpaudit.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),          // 1: mcpaudit.v1.ListEventsResponse
+	(*GetEventRequest)(nil),             // 2: mcpaudit.v1.GetEventRequest
+	(*GetEventResponse)(nil),            // 3: mcpaudit.v1.GetEventResponse
+	(*WatchEventsRequest)(nil),          // 4: mcpaudit.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),         // 5: mcpaudit.v1.WatchEventsResponse
+	(*GetTimelineRequest)(nil),          // 6: mcpaudit.v1.GetTimelineRequest
+	(*GetTimelineResponse)(nil),         // 7: mcpaudit.v1.GetTimelineResponse
+	(*TimelineEntry)(nil),               // 8: mcpaudit.v1.TimelineEntry
+	(*AggregateEventsRequest)(nil),      // 9: mcpaudit.v1.AggregateEventsRequest
+	(*AggregateEventsResponse)(nil),     // 10: mcpaudit.v1.AggregateEventsResponse
+	(*Group)(nil),                       // 11: mcpaudit.v1.Group
+	(*ListToolsRequest)(nil),            // 12: mcpaudit.v1.ListToolsRequest
+	(*ListToolsResponse)(nil),           // 13: mcpaudit.v1.ListToolsResponse
+	(*Tool)(nil),                        // 14: mcpaudit.v1.Tool
+	(*ListToolDefinitionsRequest)(nil),  // 15: mcpaudit.v1.ListToolDefinitionsRequest
+	(*ListToolDefinitionsResponse)(nil), // 16: mcpaudit.v1.ListToolDefinitionsResponse
+	(*ToolDefinition)(nil),              // 17: mcpaudit.v1.ToolDefinition
+	(*ListEmittersRequest)(nil),         // 18: mcpaudit.v1.ListEmittersRequest
+	(*ListEmittersResponse)(nil),        // 19: mcpaudit.v1.ListEmittersResponse
+	(*Emitter)(nil),                     // 20: mcpaudit.v1.Emitter
+	(*fieldmaskpb.FieldMask)(nil),       // 21: google.protobuf.FieldMask
+	(*Event)(nil),                       // 22: mcpaudit.v1.Event
+	(*timestamppb.Timestamp)(nil),       // 23: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 24: google.protobuf.Duration
+	(*Hints)(nil),                       // 25: mcpaudit.v1.Hints
 }
 var file_mcpaudit_v1_query_proto_depIdxs = []int32{
-	4, // 0: mcpaudit.v1.ListEventsResponse.events:type_name -> mcpaudit.v1.Event
-	4, // 1: mcpaudit.v1.GetEventResponse.event:type_name -> mcpaudit.v1.Event
-	0, // 2: mcpaudit.v1.QueryService.ListEvents:input_type -> mcpaudit.v1.ListEventsRequest
-	2, // 3: mcpaudit.v1.QueryService.GetEvent:input_type -> mcpaudit.v1.GetEventRequest
-	1, // 4: mcpaudit.v1.QueryService.ListEvents:output_type -> mcpaudit.v1.ListEventsResponse
-	3, // 5: mcpaudit.v1.QueryService.GetEvent:output_type -> mcpaudit.v1.GetEventResponse
-	4, // [4:6] is the sub-list for method output_type
-	2, // [2:4] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	21, // 0: mcpaudit.v1.ListEventsRequest.read_mask:type_name -> google.protobuf.FieldMask
+	22, // 1: mcpaudit.v1.ListEventsResponse.events:type_name -> mcpaudit.v1.Event
+	21, // 2: mcpaudit.v1.GetEventRequest.read_mask:type_name -> google.protobuf.FieldMask
+	22, // 3: mcpaudit.v1.GetEventResponse.event:type_name -> mcpaudit.v1.Event
+	21, // 4: mcpaudit.v1.WatchEventsRequest.read_mask:type_name -> google.protobuf.FieldMask
+	22, // 5: mcpaudit.v1.WatchEventsResponse.events:type_name -> mcpaudit.v1.Event
+	23, // 6: mcpaudit.v1.GetTimelineRequest.start_time:type_name -> google.protobuf.Timestamp
+	23, // 7: mcpaudit.v1.GetTimelineRequest.end_time:type_name -> google.protobuf.Timestamp
+	8,  // 8: mcpaudit.v1.GetTimelineResponse.entries:type_name -> mcpaudit.v1.TimelineEntry
+	22, // 9: mcpaudit.v1.TimelineEntry.event:type_name -> mcpaudit.v1.Event
+	24, // 10: mcpaudit.v1.TimelineEntry.gap:type_name -> google.protobuf.Duration
+	24, // 11: mcpaudit.v1.AggregateEventsRequest.interval:type_name -> google.protobuf.Duration
+	11, // 12: mcpaudit.v1.AggregateEventsResponse.groups:type_name -> mcpaudit.v1.Group
+	23, // 13: mcpaudit.v1.Group.start_time:type_name -> google.protobuf.Timestamp
+	24, // 14: mcpaudit.v1.Group.p50:type_name -> google.protobuf.Duration
+	24, // 15: mcpaudit.v1.Group.p95:type_name -> google.protobuf.Duration
+	24, // 16: mcpaudit.v1.Group.p99:type_name -> google.protobuf.Duration
+	14, // 17: mcpaudit.v1.ListToolsResponse.tools:type_name -> mcpaudit.v1.Tool
+	25, // 18: mcpaudit.v1.Tool.hints:type_name -> mcpaudit.v1.Hints
+	23, // 19: mcpaudit.v1.Tool.first_seen:type_name -> google.protobuf.Timestamp
+	23, // 20: mcpaudit.v1.Tool.last_called:type_name -> google.protobuf.Timestamp
+	17, // 21: mcpaudit.v1.ListToolDefinitionsResponse.definitions:type_name -> mcpaudit.v1.ToolDefinition
+	23, // 22: mcpaudit.v1.ToolDefinition.first_seen:type_name -> google.protobuf.Timestamp
+	23, // 23: mcpaudit.v1.ToolDefinition.last_seen:type_name -> google.protobuf.Timestamp
+	20, // 24: mcpaudit.v1.ListEmittersResponse.emitters:type_name -> mcpaudit.v1.Emitter
+	23, // 25: mcpaudit.v1.Emitter.first_heard:type_name -> google.protobuf.Timestamp
+	23, // 26: mcpaudit.v1.Emitter.last_heard:type_name -> google.protobuf.Timestamp
+	24, // 27: mcpaudit.v1.Emitter.delay:type_name -> google.protobuf.Duration
+	0,  // 28: mcpaudit.v1.QueryService.ListEvents:input_type -> mcpaudit.v1.ListEventsRequest
+	2,  // 29: mcpaudit.v1.QueryService.GetEvent:input_type -> mcpaudit.v1.GetEventRequest
+	4,  // 30: mcpaudit.v1.QueryService.WatchEvents:input_type -> mcpaudit.v1.WatchEventsRequest
+	6,  // 31: mcpaudit.v1.QueryService.GetTimeline:input_type -> mcpaudit.v1.GetTimelineRequest
+	9,  // 32: mcpaudit.v1.QueryService.AggregateEvents:input_type -> mcpaudit.v1.AggregateEventsRequest
+	12, // 33: mcpaudit.v1.QueryService.ListTools:input_type -> mcpaudit.v1.ListToolsRequest
+	15, // 34: mcpaudit.v1.QueryService.ListToolDefinitions:input_type -> mcpaudit.v1.ListToolDefinitionsRequest
+	18, // 35: mcpaudit.v1.QueryService.ListEmitters:input_type -> mcpaudit.v1.ListEmittersRequest
+	1,  // 36: mcpaudit.v1.QueryService.ListEvents:output_type -> mcpaudit.v1.ListEventsResponse
+	3,  // 37: mcpaudit.v1.QueryService.GetEvent:output_type -> mcpaudit.v1.GetEventResponse
+	5,  // 38: mcpaudit.v1.QueryService.WatchEvents:output_type -> mcpaudit.v1.WatchEventsResponse
+	7,  // 39: mcpaudit.v1.QueryService.GetTimeline:output_type -> mcpaudit.v1.GetTimelineResponse
+	10, // 40: mcpaudit.v1.QueryService.AggregateEvents:output_type -> mcpaudit.v1.AggregateEventsResponse
+	13, // 41: mcpaudit.v1.QueryService.ListTools:output_type -> mcpaudit.v1.ListToolsResponse
+	16, // 42: mcpaudit.v1.QueryService.ListToolDefinitions:output_type -> mcpaudit.v1.ListToolDefinitionsResponse
+	19, // 43: mcpaudit.v1.QueryService.ListEmitters:output_type -> mcpaudit.v1.ListEmittersResponse
+	36, // [36:44] is the sub-list for method output_type
+	28, // [28:36] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_mcpaudit_v1_query_proto_init() }
@@ -301,13 +1832,19 @@ func file_mcpaudit_v1_query_proto_init() {
 		return
 	}
 	file_mcpaudit_v1_event_proto_init()
+	file_mcpaudit_v1_query_proto_msgTypes[6].OneofWrappers = []any{
+		(*GetTimelineRequest_TraceId)(nil),
+		(*GetTimelineRequest_SessionId)(nil),
+		(*GetTimelineRequest_TaskId)(nil),
+		(*GetTimelineRequest_Principal)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mcpaudit_v1_query_proto_rawDesc), len(file_mcpaudit_v1_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,24 +19,47 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	QueryService_ListEvents_FullMethodName = "/mcpaudit.v1.QueryService/ListEvents"
-	QueryService_GetEvent_FullMethodName   = "/mcpaudit.v1.QueryService/GetEvent"
+	QueryService_ListEvents_FullMethodName          = "/mcpaudit.v1.QueryService/ListEvents"
+	QueryService_GetEvent_FullMethodName            = "/mcpaudit.v1.QueryService/GetEvent"
+	QueryService_WatchEvents_FullMethodName         = "/mcpaudit.v1.QueryService/WatchEvents"
+	QueryService_GetTimeline_FullMethodName         = "/mcpaudit.v1.QueryService/GetTimeline"
+	QueryService_AggregateEvents_FullMethodName     = "/mcpaudit.v1.QueryService/AggregateEvents"
+	QueryService_ListTools_FullMethodName           = "/mcpaudit.v1.QueryService/ListTools"
+	QueryService_ListToolDefinitions_FullMethodName = "/mcpaudit.v1.QueryService/ListToolDefinitions"
+	QueryService_ListEmitters_FullMethodName        = "/mcpaudit.v1.QueryService/ListEmitters"
 )
 
 // QueryServiceClient is the client API for QueryService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// QueryService reads stored events.
+// QueryService reads stored events, over gRPC and as HTTP/JSON.
 //
 // Errors: INVALID_ARGUMENT names the position and the nearest valid name;
 // NOT_FOUND; RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED when a query would read
 // more or longer than it may; UNAVAILABLE when the store is away.
 type QueryServiceClient interface {
-	// ListEvents searches events, newest first.
+	// ListEvents searches events, newest first unless order_by says otherwise.
 	ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsResponse, error)
 	// GetEvent returns one event.
 	GetEvent(ctx context.Context, in *GetEventRequest, opts ...grpc.CallOption) (*GetEventResponse, error)
+	// WatchEvents sends events as they are stored, each once, in the order of the
+	// log, until the client ends it. A client that reads nothing for a minute is
+	// cut off with RESOURCE_EXHAUSTED.
+	WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEventsResponse], error)
+	// GetTimeline returns what happened in one trace, session, task or of one
+	// principal, oldest first, with parents and gaps.
+	GetTimeline(ctx context.Context, in *GetTimelineRequest, opts ...grpc.CallOption) (*GetTimelineResponse, error)
+	// AggregateEvents counts and measures groups of events.
+	AggregateEvents(ctx context.Context, in *AggregateEventsRequest, opts ...grpc.CallOption) (*AggregateEventsResponse, error)
+	// ListTools returns the tools that servers defined or that were called.
+	ListTools(ctx context.Context, in *ListToolsRequest, opts ...grpc.CallOption) (*ListToolsResponse, error)
+	// ListToolDefinitions returns the definitions that one tool has had, newest
+	// first.
+	ListToolDefinitions(ctx context.Context, in *ListToolDefinitionsRequest, opts ...grpc.CallOption) (*ListToolDefinitionsResponse, error)
+	// ListEmitters returns who emits: when each was last heard, what of its
+	// sequence is missing, how far its clock is off.
+	ListEmitters(ctx context.Context, in *ListEmittersRequest, opts ...grpc.CallOption) (*ListEmittersResponse, error)
 }
 
 type queryServiceClient struct {
@@ -67,20 +90,106 @@ func (c *queryServiceClient) GetEvent(ctx context.Context, in *GetEventRequest, 
 	return out, nil
 }
 
+func (c *queryServiceClient) WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEventsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &QueryService_ServiceDesc.Streams[0], QueryService_WatchEvents_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchEventsRequest, WatchEventsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type QueryService_WatchEventsClient = grpc.ServerStreamingClient[WatchEventsResponse]
+
+func (c *queryServiceClient) GetTimeline(ctx context.Context, in *GetTimelineRequest, opts ...grpc.CallOption) (*GetTimelineResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetTimelineResponse)
+	err := c.cc.Invoke(ctx, QueryService_GetTimeline_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *queryServiceClient) AggregateEvents(ctx context.Context, in *AggregateEventsRequest, opts ...grpc.CallOption) (*AggregateEventsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AggregateEventsResponse)
+	err := c.cc.Invoke(ctx, QueryService_AggregateEvents_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *queryServiceClient) ListTools(ctx context.Context, in *ListToolsRequest, opts ...grpc.CallOption) (*ListToolsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListToolsResponse)
+	err := c.cc.Invoke(ctx, QueryService_ListTools_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *queryServiceClient) ListToolDefinitions(ctx context.Context, in *ListToolDefinitionsRequest, opts ...grpc.CallOption) (*ListToolDefinitionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListToolDefinitionsResponse)
+	err := c.cc.Invoke(ctx, QueryService_ListToolDefinitions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *queryServiceClient) ListEmitters(ctx context.Context, in *ListEmittersRequest, opts ...grpc.CallOption) (*ListEmittersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListEmittersResponse)
+	err := c.cc.Invoke(ctx, QueryService_ListEmitters_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // QueryServiceServer is the server API for QueryService service.
 // All implementations must embed UnimplementedQueryServiceServer
 // for forward compatibility.
 //
-// QueryService reads stored events.
+// QueryService reads stored events, over gRPC and as HTTP/JSON.
 //
 // Errors: INVALID_ARGUMENT names the position and the nearest valid name;
 // NOT_FOUND; RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED when a query would read
 // more or longer than it may; UNAVAILABLE when the store is away.
 type QueryServiceServer interface {
-	// ListEvents searches events, newest first.
+	// ListEvents searches events, newest first unless order_by says otherwise.
 	ListEvents(context.Context, *ListEventsRequest) (*ListEventsResponse, error)
 	// GetEvent returns one event.
 	GetEvent(context.Context, *GetEventRequest) (*GetEventResponse, error)
+	// WatchEvents sends events as they are stored, each once, in the order of the
+	// log, until the client ends it. A client that reads nothing for a minute is
+	// cut off with RESOURCE_EXHAUSTED.
+	WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error
+	// GetTimeline returns what happened in one trace, session, task or of one
+	// principal, oldest first, with parents and gaps.
+	GetTimeline(context.Context, *GetTimelineRequest) (*GetTimelineResponse, error)
+	// AggregateEvents counts and measures groups of events.
+	AggregateEvents(context.Context, *AggregateEventsRequest) (*AggregateEventsResponse, error)
+	// ListTools returns the tools that servers defined or that were called.
+	ListTools(context.Context, *ListToolsRequest) (*ListToolsResponse, error)
+	// ListToolDefinitions returns the definitions that one tool has had, newest
+	// first.
+	ListToolDefinitions(context.Context, *ListToolDefinitionsRequest) (*ListToolDefinitionsResponse, error)
+	// ListEmitters returns who emits: when each was last heard, what of its
+	// sequence is missing, how far its clock is off.
+	ListEmitters(context.Context, *ListEmittersRequest) (*ListEmittersResponse, error)
 	mustEmbedUnimplementedQueryServiceServer()
 }
 
@@ -96,6 +205,24 @@ func (UnimplementedQueryServiceServer) ListEvents(context.Context, *ListEventsRe
 }
 func (UnimplementedQueryServiceServer) GetEvent(context.Context, *GetEventRequest) (*GetEventResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetEvent not implemented")
+}
+func (UnimplementedQueryServiceServer) WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchEvents not implemented")
+}
+func (UnimplementedQueryServiceServer) GetTimeline(context.Context, *GetTimelineRequest) (*GetTimelineResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetTimeline not implemented")
+}
+func (UnimplementedQueryServiceServer) AggregateEvents(context.Context, *AggregateEventsRequest) (*AggregateEventsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AggregateEvents not implemented")
+}
+func (UnimplementedQueryServiceServer) ListTools(context.Context, *ListToolsRequest) (*ListToolsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTools not implemented")
+}
+func (UnimplementedQueryServiceServer) ListToolDefinitions(context.Context, *ListToolDefinitionsRequest) (*ListToolDefinitionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListToolDefinitions not implemented")
+}
+func (UnimplementedQueryServiceServer) ListEmitters(context.Context, *ListEmittersRequest) (*ListEmittersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListEmitters not implemented")
 }
 func (UnimplementedQueryServiceServer) mustEmbedUnimplementedQueryServiceServer() {}
 func (UnimplementedQueryServiceServer) testEmbeddedByValue()                      {}
@@ -154,6 +281,107 @@ func _QueryService_GetEvent_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _QueryService_WatchEvents_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchEventsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(QueryServiceServer).WatchEvents(m, &grpc.GenericServerStream[WatchEventsRequest, WatchEventsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type QueryService_WatchEventsServer = grpc.ServerStreamingServer[WatchEventsResponse]
+
+func _QueryService_GetTimeline_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetTimelineRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueryServiceServer).GetTimeline(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QueryService_GetTimeline_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueryServiceServer).GetTimeline(ctx, req.(*GetTimelineRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _QueryService_AggregateEvents_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AggregateEventsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueryServiceServer).AggregateEvents(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QueryService_AggregateEvents_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueryServiceServer).AggregateEvents(ctx, req.(*AggregateEventsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _QueryService_ListTools_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListToolsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueryServiceServer).ListTools(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QueryService_ListTools_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueryServiceServer).ListTools(ctx, req.(*ListToolsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _QueryService_ListToolDefinitions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListToolDefinitionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueryServiceServer).ListToolDefinitions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QueryService_ListToolDefinitions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueryServiceServer).ListToolDefinitions(ctx, req.(*ListToolDefinitionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _QueryService_ListEmitters_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListEmittersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(QueryServiceServer).ListEmitters(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: QueryService_ListEmitters_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(QueryServiceServer).ListEmitters(ctx, req.(*ListEmittersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // QueryService_ServiceDesc is the grpc.ServiceDesc for QueryService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -169,7 +397,33 @@ var QueryService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "GetEvent",
 			Handler:    _QueryService_GetEvent_Handler,
 		},
+		{
+			MethodName: "GetTimeline",
+			Handler:    _QueryService_GetTimeline_Handler,
+		},
+		{
+			MethodName: "AggregateEvents",
+			Handler:    _QueryService_AggregateEvents_Handler,
+		},
+		{
+			MethodName: "ListTools",
+			Handler:    _QueryService_ListTools_Handler,
+		},
+		{
+			MethodName: "ListToolDefinitions",
+			Handler:    _QueryService_ListToolDefinitions_Handler,
+		},
+		{
+			MethodName: "ListEmitters",
+			Handler:    _QueryService_ListEmitters_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchEvents",
+			Handler:       _QueryService_WatchEvents_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "mcpaudit/v1/query.proto",
 }

@@ -1,0 +1,131 @@
+package query
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"hash/fnv"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/store"
+)
+
+// order is how a search sorts: by one number of each event, then by time and id
+// in the same direction, so that no two events are equal.
+type order struct {
+	name       string
+	column     string // as a number that an Int64 holds
+	value      func(*event.Event) int64
+	descending bool
+}
+
+// orders are the fields that a search may be sorted by.
+var orders = []order{
+	{name: "occurred_at", column: "toUnixTimestamp64Micro(occurred_at)", value: func(e *event.Event) int64 { return e.OccurredAt }},
+	{name: "received_at", column: "toUnixTimestamp64Micro(received_at)", value: func(e *event.Event) int64 { return e.ReceivedAt }},
+	{name: "duration", column: "toInt64(duration_us)", value: func(e *event.Event) int64 { return int64(e.Duration) }},
+	{name: "request_bytes", column: "toInt64(request_bytes)", value: func(e *event.Event) int64 { return int64(e.RequestBytes) }},
+	{name: "response_bytes", column: "toInt64(response_bytes)", value: func(e *event.Event) int64 { return int64(e.ResponseBytes) }},
+}
+
+// readOrder reads an AIP-132 order_by of one field.
+func readOrder(text string) (order, error) {
+	words := strings.Fields(text)
+	if len(words) == 0 {
+		words = []string{"occurred_at", "desc"}
+	}
+	var names []string
+	for _, o := range orders {
+		names = append(names, o.name)
+		if o.name != words[0] || len(words) > 2 {
+			continue
+		}
+		if len(words) == 2 {
+			if words[1] != "desc" && words[1] != "asc" {
+				break
+			}
+			o.descending = words[1] == "desc"
+		}
+		return o, nil
+	}
+	return order{}, status.Errorf(codes.InvalidArgument,
+		"order_by: is one of %s, and desc for the largest first, such as duration desc", strings.Join(names, ", "))
+}
+
+// by is the ORDER BY of the search. By time it is the table's own order, which
+// the engine reads from either end without sorting.
+func (o order) by() string {
+	direction := " ASC"
+	if o.descending {
+		direction = " DESC"
+	}
+	if o.name == "occurred_at" {
+		return "occurred_at" + direction + ", event_id" + direction
+	}
+	return o.column + direction + ", occurred_at" + direction + ", event_id" + direction
+}
+
+// column that the order needs to be read.
+func (o order) needs() string {
+	if o.name == "duration" {
+		return "duration_us"
+	}
+	return o.name
+}
+
+// place is where a page ends: the last event's sort key.
+type place struct {
+	value, occurred int64
+	id              event.ID
+}
+
+// after is the condition for what lies behind a place.
+func (o order) after(p place) condition {
+	op := ">"
+	if o.descending {
+		op = "<"
+	}
+	c := condition{args: []any{store.Named("after_time", p.occurred), store.Named("after_id", p.id.String())}}
+	const at = "fromUnixTimestamp64Micro({after_time:Int64}, 'UTC')"
+	if o.name == "occurred_at" {
+		// The first half is for the primary key, which does not see into tuples.
+		c.sql = "occurred_at " + op + "= " + at + " AND (occurred_at, event_id) " + op + " (" + at + ", toUUID({after_id:String}))"
+		return c
+	}
+	c.args = append(c.args, store.Named("after_value", p.value))
+	c.sql = "(" + o.column + ", occurred_at, event_id) " + op + " ({after_value:Int64}, " + at + ", toUUID({after_id:String}))"
+	return c
+}
+
+// A page token is the place where the page ends and a hash of the search: a page
+// continues only the search that it belongs to. It carries nothing secret, so it
+// needs no signature: a forged one finds what a filter on time would find.
+func (o order) token(e *event.Event, filter string) string {
+	b := binary.BigEndian.AppendUint64(nil, uint64(o.value(e)))
+	b = binary.BigEndian.AppendUint64(b, uint64(e.OccurredAt))
+	b = append(b, e.EventID[:]...)
+	return base64.RawURLEncoding.EncodeToString(binary.BigEndian.AppendUint64(b, o.hash(filter)))
+}
+
+func (o order) readToken(token, filter string) (p place, err error) {
+	b, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil || len(b) != 40 {
+		return p, errors.New("page_token: not one that this service gave")
+	}
+	if binary.BigEndian.Uint64(b[32:]) != o.hash(filter) {
+		return p, errors.New("page_token: belongs to another search; repeat the filter and the order of the first page, or start again without a token")
+	}
+	p.value, p.occurred = int64(binary.BigEndian.Uint64(b)), int64(binary.BigEndian.Uint64(b[8:]))
+	copy(p.id[:], b[16:32])
+	return p, nil
+}
+
+func (o order) hash(filter string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(o.by() + "\x00" + filter))
+	return h.Sum64()
+}
