@@ -96,6 +96,7 @@ type Emitter struct {
 	mu       sync.Mutex
 	sent     position      // delivered up to here
 	wake     chan struct{} // one token when the spool grew
+	counted  chan struct{} // closed when pending counts the backlog too
 	fault    atomic.Bool   // the last append to the spool failed
 	emitted  atomic.Uint64
 	acked    atomic.Uint64
@@ -139,11 +140,16 @@ func Open(cfg Config, r *redact.Redactor, log *slog.Logger) (*Emitter, error) {
 	e := &Emitter{
 		cfg: cfg, redact: r, log: log, conn: conn, client: pb.NewIngestServiceClient(conn),
 		queue: make(chan Record, cfg.Queue), closing: make(chan struct{}), cancel: cancel,
-		spool: s, sent: s.first(), wake: make(chan struct{}, 1),
+		spool: s, sent: s.first(), wake: make(chan struct{}, 1), counted: make(chan struct{}),
+	}
+	if s.cut {
+		e.lost.Add(1) // at least: how many were in the torn end is not known
+		log.Warn("the end of the spool was torn and is cut off; audit events of the last moments before a crash are lost", "spool", s.dir)
 	}
 	e.wake <- struct{}{} // the spool may hold what an earlier process left
 	e.worker.Go(e.work)
 	e.shipper.Go(func() { e.ship(ctx) })
+	e.shipper.Go(func() { e.sweep(ctx) })
 	return e, nil
 }
 
@@ -151,15 +157,8 @@ func Open(cfg Config, r *redact.Redactor, log *slog.Logger) (*Emitter, error) {
 // process of a server that runs more than once has a spool, and so an emitter
 // id, of its own. One that was killed leaves its spool to the next.
 func openSlot(cfg Config) (*spool, error) {
-	base := filepath.Join(cfg.Spool, folderName(cfg.Name))
-	newID := func() string {
-		var noise [6]byte
-		rand.Read(noise[:])
-		return event.ClipText(cfg.Name, 200) + "-" + hex.EncodeToString(noise[:])
-	}
-	const slots = 1000
 	for i := range slots {
-		s, err := openSpool(filepath.Join(base, strconv.Itoa(i)), cfg.SpoolLimit, newID)
+		s, err := openSpool(cfg.slot(i), cfg.SpoolLimit, cfg.newID)
 		if errors.Is(err, errInUse) {
 			continue
 		}
@@ -168,7 +167,21 @@ func openSlot(cfg Config) (*spool, error) {
 		}
 		return s, nil
 	}
-	return nil, fmt.Errorf("open spool under %q: %d processes already emit as %q", base, slots, cfg.Name)
+	return nil, fmt.Errorf("open spool under %q: %d processes already emit as %q", cfg.Spool, slots, cfg.Name)
+}
+
+// slots is how many processes of one name may emit at a time.
+const slots = 1000
+
+func (cfg Config) slot(i int) string {
+	return filepath.Join(cfg.Spool, folderName(cfg.Name), strconv.Itoa(i))
+}
+
+// newID names an emitter: never the same twice, and readable.
+func (cfg Config) newID() string {
+	var noise [6]byte
+	rand.Read(noise[:])
+	return event.ClipText(cfg.Name, 200) + "-" + hex.EncodeToString(noise[:])
 }
 
 func folderName(name string) string {
@@ -204,6 +217,26 @@ func (e *Emitter) Emit(r Record) error {
 	}
 }
 
+// Send takes a record and waits while the queue is full. It is for callers that
+// are on nobody's way. The record belongs to the emitter from here on.
+func (e *Emitter) Send(ctx context.Context, r Record) error {
+	select {
+	case <-e.closing: // a closed emitter takes nothing, also when there is room
+		e.lost.Add(1)
+		return ErrLost
+	default:
+	}
+	select {
+	case e.queue <- r:
+		e.emitted.Add(1)
+		return nil
+	case <-e.closing:
+	case <-ctx.Done():
+	}
+	e.lost.Add(1)
+	return ErrLost
+}
+
 // Accepting says whether an event emitted now would be kept. A server that is
 // to fail closed refuses calls while it would not.
 func (e *Emitter) Accepting() bool {
@@ -221,6 +254,10 @@ func (e *Emitter) Stats() Stats {
 func (e *Emitter) Close(ctx context.Context) error {
 	e.once.Do(func() { close(e.closing) })
 	e.worker.Wait()
+	select {
+	case <-e.counted:
+	case <-ctx.Done():
+	}
 	for e.pending.Load() > 0 && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
@@ -230,7 +267,11 @@ func (e *Emitter) Close(ctx context.Context) error {
 	e.cancel()
 	e.shipper.Wait()
 	e.conn.Close()
-	err := e.spool.close()
+	var err error
+	if e.sent == e.spool.tail {
+		err = e.spool.renew()
+	}
+	err = errors.Join(err, e.spool.close())
 	if n := e.pending.Load(); n > 0 {
 		return errors.Join(fmt.Errorf("%d audit events are not delivered yet; they are kept in %s and sent at the next start", n, e.spool.dir), err)
 	}

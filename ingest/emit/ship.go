@@ -3,6 +3,7 @@ package emit
 import (
 	"context"
 	"math/rand/v2"
+	"os"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -18,12 +19,14 @@ const (
 	shipBytes  = 2 << 20
 	firstWait  = 200 * time.Millisecond
 	maxWait    = 30 * time.Second
+	sweepEvery = 5 * time.Minute
 )
 
 // ship delivers the spool, oldest first, until ctx ends. One batch is under way
 // at a time; what arrives meanwhile makes the next one larger.
 func (e *Emitter) ship(ctx context.Context) {
 	e.countBacklog()
+	close(e.counted)
 	wait, away := firstWait, false
 	for {
 		e.mu.Lock()
@@ -146,4 +149,55 @@ func (e *Emitter) send(ctx context.Context, records [][]byte) (delay time.Durati
 		e.log.Warn("this machine's clock differs from the audit service's", "difference", resp.GetReceipt().GetClockSkew().AsDuration().String())
 	}
 	return 0, nil
+}
+
+// sweep delivers what other processes of this name left behind: one that was
+// killed has a spool of its own, and the next process may have taken another.
+func (e *Emitter) sweep(ctx context.Context) {
+	again := firstWait
+	for {
+		wait := sweepEvery
+		for i := range slots {
+			dir := e.cfg.slot(i)
+			if _, err := os.Stat(dir); err != nil || ctx.Err() != nil {
+				break // slots are taken in order: behind a missing one there is none
+			}
+			if dir != e.spool.dir && !e.adopt(ctx, dir) {
+				wait, again = again, min(2*again, maxWait)
+				break
+			}
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// adopt delivers one spool that no process uses, and says whether the service
+// took it all.
+func (e *Emitter) adopt(ctx context.Context, dir string) bool {
+	s, err := openSpool(dir, e.cfg.SpoolLimit, e.cfg.newID)
+	if err != nil {
+		return true // in use, or not readable: its own process will say so
+	}
+	defer func() { _ = s.close() }() // it was only read
+	for at := s.first(); at != s.tail; {
+		records, to, err := s.read(at, s.tail, shipEvents, shipBytes)
+		if err != nil {
+			return true // damaged: the process that takes this spool deals with it
+		}
+		if len(records) > 0 {
+			if _, err := e.send(ctx, records); err != nil {
+				return false
+			}
+			e.acked.Add(uint64(len(records)))
+		}
+		if at = to; at != s.tail && s.ack(at) != nil {
+			return true
+		}
+	}
+	_ = s.renew() // at worst it is sent again, and stored once
+	return true
 }

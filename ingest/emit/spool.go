@@ -23,7 +23,10 @@ import (
 //
 // The header keeps the emitter's identity when every record has been delivered
 // and deleted. A crash can leave a torn record at the end of the last segment:
-// open cuts it off. It was never sent, because records are synced first.
+// open cuts it off. Normally it was never sent, because records are synced first;
+// but a disk that lost what it had synced looks the same, and then its number may
+// have been sent with other contents. So after a cut the emitter gets a new id,
+// and no number is used twice.
 //
 // How far delivery has come is not written down: after a restart the oldest
 // segment is sent again, and the service knows its events. General write-ahead
@@ -38,12 +41,14 @@ type spool struct {
 	lock     *os.File
 	segments []int64 // numbers, oldest first; the last one is written to
 	out      *os.File
-	size     int64 // of the last segment, whole records
-	total    int64 // of all segments
+	size     int64    // of the last segment, whole records
+	total    int64    // of all segments
+	start    position // of the last segment's first record
 	tail     position
 
 	emitter string
 	nextSeq uint64
+	cut     bool // open found a torn end and cut it off
 }
 
 // position is a place between two records.
@@ -80,8 +85,7 @@ func openSpool(dir string, limit int64, newID func() string) (*spool, error) {
 	}
 	s := &spool{dir: dir, limit: limit, lock: lock}
 	if err := s.load(newID); err != nil {
-		s.close()
-		return nil, fmt.Errorf("open spool %q: %w", dir, err)
+		return nil, fmt.Errorf("open spool %q: %w", dir, errors.Join(err, s.close()))
 	}
 	return s, nil
 }
@@ -111,21 +115,21 @@ func (s *spool) load(newID func() string) error {
 		if err := os.Remove(s.path(s.segments[len(s.segments)-1])); err != nil {
 			return err
 		}
+		s.cut = true
 		s.segments = s.segments[:len(s.segments)-1]
 	}
 	if err != nil && !errors.Is(err, errTorn) {
 		return err
 	}
-	if len(s.segments) == 0 {
-		s.emitter, s.nextSeq = newID(), 1
-		return s.roll()
-	}
-	for _, n := range s.segments[:len(s.segments)-1] {
+	for _, n := range s.segments {
 		if info, err := os.Stat(s.path(n)); err == nil {
 			s.total += info.Size()
 		}
 	}
-	s.total += s.size
+	if len(s.segments) == 0 || s.cut {
+		s.emitter, s.nextSeq = newID(), 1
+		return s.roll()
+	}
 	return nil
 }
 
@@ -145,6 +149,7 @@ func (s *spool) recover(number int64) error {
 		return err
 	}
 	s.nextSeq, s.emitter = header.nextSeq, header.emitter
+	s.start = position{number, r.offset}
 	for {
 		_, err := r.next()
 		if err != nil {
@@ -152,7 +157,12 @@ func (s *spool) recover(number int64) error {
 		}
 		s.nextSeq++
 	}
-	if err := f.Truncate(r.offset); err != nil {
+	info, err := f.Stat()
+	if err == nil && info.Size() > r.offset {
+		s.cut = true
+		err = f.Truncate(r.offset)
+	}
+	if err != nil {
 		f.Close()
 		return err
 	}
@@ -190,6 +200,7 @@ func (s *spool) roll() error {
 	s.out, s.size = f, int64(len(header))
 	s.total += s.size
 	s.tail = position{number, s.size}
+	s.start = s.tail
 	return nil
 }
 
@@ -230,8 +241,7 @@ func (s *spool) append(records [][]byte) error {
 	if err != nil {
 		// A disk that is full may have taken a part. Should the cut fail too, the
 		// next append writes over it, and open finds a torn record at the worst.
-		s.out.Truncate(s.size)
-		return fmt.Errorf("write spool: %w", err)
+		return fmt.Errorf("write spool: %w", errors.Join(err, s.out.Truncate(s.size)))
 	}
 	s.size += int64(len(b))
 	s.total += int64(len(b))
@@ -259,7 +269,7 @@ func (s *spool) read(from, tail position, most, maxBytes int) ([][]byte, positio
 		}
 		for len(out) < most && size < maxBytes && (from.segment != tail.segment || r.offset < tail.offset) {
 			data, err := r.next()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {
@@ -295,19 +305,27 @@ func (s *spool) ack(p position) error {
 		s.segments = s.segments[1:]
 	}
 	if p == s.tail && s.size > segmentSize/4 {
-		if err := s.roll(); err != nil {
-			return fmt.Errorf("begin a spool segment: %w", err)
-		}
-		return s.ack(s.tail)
+		return s.renew()
 	}
 	return nil
+}
+
+// renew forgets all records, which have been delivered: an empty segment begins
+// and the others are deleted. Otherwise the next open would send them again.
+func (s *spool) renew() error {
+	if s.tail == s.start {
+		return nil
+	}
+	if err := s.roll(); err != nil {
+		return fmt.Errorf("begin a spool segment: %w", err)
+	}
+	return s.ack(s.tail)
 }
 
 // first is the position of the oldest record.
 func (s *spool) first() position { return position{s.segments[0], 0} }
 
-// close gives the folder free. With everything delivered the next start begins
-// with an empty segment.
+// close gives the folder free.
 func (s *spool) close() error {
 	var err error
 	if s.out != nil {

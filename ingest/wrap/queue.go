@@ -1,6 +1,9 @@
 package wrap
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // queue holds copies of lines until the parser takes them. Putting never
 // blocks: when the copies' bytes reach maxBacklog, a line is kept by its length
@@ -11,6 +14,9 @@ type queue struct {
 	lines  []passed
 	bytes  int
 	closed bool
+
+	missed   int // lines since the last take for which there was no room at all
+	missedAt time.Time
 }
 
 func newQueue() *queue {
@@ -30,6 +36,8 @@ func (q *queue) put(p passed) {
 	if q.bytes+len(p.line)+overhead > maxBacklog {
 		p.line = nil
 		if q.bytes+overhead > 2*maxBacklog {
+			q.missed++
+			q.missedAt = p.at
 			return
 		}
 	}
@@ -46,6 +54,10 @@ func (q *queue) take() []passed {
 		q.more.Wait()
 	}
 	out := q.lines
+	if q.missed > 0 {
+		out = append(out, passed{missed: q.missed, at: q.missedAt})
+		q.missed = 0
+	}
 	q.lines, q.bytes = nil, 0
 	return out
 }

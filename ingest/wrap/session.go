@@ -101,6 +101,16 @@ func (s *session) unparsed(d direction, size int, reason string, at time.Time) {
 	s.emit(emit.Record{Event: &e})
 }
 
+// missed records messages that passed while the parser was too far behind to
+// keep even their lengths.
+func (s *session) missed(n int, at time.Time) {
+	e := s.base
+	e.OccurredAt, e.Kind, e.Outcome, e.Method = at.UnixMicro(), "other", "protocol_error", "mcpaudit/lost"
+	e.ErrorMessage = strconv.Itoa(n) + " messages passed faster than they could be read and are not recorded"
+	e.Labels = []event.Label{{Key: "lost", Value: strconv.Itoa(n)}}
+	s.emit(emit.Record{Event: &e})
+}
+
 // meta are the keys of params._meta that an audit needs (MCP 2026-07-28;
 // traceparent by SEP-414).
 type meta struct {
@@ -138,7 +148,7 @@ func readParams(raw json.RawMessage) params {
 		var name struct {
 			Name string `json:"name"`
 		}
-		json.Unmarshal(raw, &name)
+		_ = json.Unmarshal(raw, &name) // what can't be read stays empty
 		return params{Name: name.Name, Arguments: raw}
 	}
 	return p

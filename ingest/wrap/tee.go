@@ -22,6 +22,9 @@ type passed struct {
 	line []byte // without the line feed; nil when it was too long or the parser was behind
 	size int
 	at   time.Time
+	// missed, when not 0, is how many lines before this point were not even
+	// counted one by one; the rest of it is empty.
+	missed int
 }
 
 // tee copies bytes exactly and queues copies of whole lines for the parser.

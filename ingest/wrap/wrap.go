@@ -25,9 +25,9 @@ import (
 
 // Emitter is what wrap needs of one; *emit.Emitter is it.
 type Emitter interface {
-	// Emit takes a record without blocking; an error means that it is lost, and
+	// Send takes a record and waits for room; an error means that it is lost, and
 	// counted.
-	Emit(r emit.Record) error
+	Send(ctx context.Context, r emit.Record) error
 	// Accepting says whether an event emitted now would be kept.
 	Accepting() bool
 }
@@ -65,7 +65,8 @@ func Run(ctx context.Context, cfg Config, stdin io.Reader, stdout io.Writer, std
 	lines := newQueue()
 	var closedBy atomic.Bool
 	s := newSession(cfg.Base, r, func(rec emit.Record) {
-		err := em.Emit(rec)
+		// Waiting holds up the parser alone, never what passes.
+		err := em.Send(ctx, rec)
 		if cfg.FailClosed && (err != nil || !em.Accepting()) && !closedBy.Swap(true) {
 			cmd.Process.Signal(syscall.SIGTERM)
 		}
@@ -74,7 +75,9 @@ func Run(ctx context.Context, cfg Config, stdin io.Reader, stdout io.Writer, std
 	parser.Go(func() {
 		for batch := lines.take(); len(batch) > 0; batch = lines.take() {
 			for _, p := range batch {
-				if p.line == nil {
+				if p.missed > 0 {
+					s.missed(p.missed, p.at)
+				} else if p.line == nil {
 					s.unparsed(p.from, p.size, "the message was too long, or came faster than it could be read", p.at)
 				} else {
 					s.line(p.from, p.line, p.at)
@@ -88,14 +91,14 @@ func Run(ctx context.Context, cfg Config, stdin io.Reader, stdout io.Writer, std
 	// and what the client sends after that is not queued.
 	go func() {
 		t := tee{from: toServer, now: cfg.Now, lines: lines}
-		t.copy(in, stdin)
+		_ = t.copy(in, stdin) // the server has ended: its exit status says more
 		in.Close()
 	}()
 	t := tee{from: toClient, now: cfg.Now, lines: lines}
 	copyErr := t.copy(stdout, out)
 	if copyErr != nil {
 		// The client is gone: the server learns it as it would without us.
-		io.Copy(io.Discard, out)
+		_, _ = io.Copy(io.Discard, out)
 	}
 	err = cmd.Wait()
 	close(done)
