@@ -262,24 +262,34 @@ func (p *Pipeline) acquire(ctx context.Context, weight int64, down <-chan struct
 
 // Wait returns when the events are durable.
 func (w *Pending) Wait(ctx context.Context) (Settled, error) {
+	var err error
 	select {
 	case <-w.r.done:
-		if w.r.err != nil {
-			return Settled{}, w.r.err
-		}
-		w.p.watch.Settled(w.r.settled.Stored, w.r.settled.Duplicates, len(w.r.settled.Rejected))
-		return w.r.settled, nil
 	case <-ctx.Done():
-		return Settled{}, ctx.Err()
+		err = ctx.Err()
 	case <-w.down:
-		return Settled{}, ErrUnavailable
+		err = ErrUnavailable
 	}
+	// What is settled is said to be, also when the store failed since then.
+	select {
+	case <-w.r.done:
+		err = w.r.err
+	default:
+	}
+	if err != nil {
+		return Settled{}, err
+	}
+	w.p.watch.Settled(w.r.settled.Stored, w.r.settled.Duplicates, len(w.r.settled.Rejected))
+	return w.r.settled, nil
 }
 
 // Run finds the log, then commits batches until ctx ends; what was gathered by
 // then is written before it returns.
 func (p *Pipeline) Run(ctx context.Context) error {
 	id, last, err := p.store.Log(ctx, p.cfg.LogName, p.now())
+	if ctx.Err() != nil {
+		return nil // stopped before it began
+	}
 	if err != nil {
 		return fmt.Errorf("start ingest: %w", err)
 	}

@@ -1,10 +1,12 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -119,6 +121,10 @@ func (s *sealer) seal(ctx context.Context, requests []*request) sealed {
 	return b
 }
 
+// recoverAtOnce is how many emitters one statement asks for. Their names travel
+// in a request's URL, of which a server takes 1 MiB.
+const recoverAtOnce = 1000
+
 // recover reads the sequences of emitters that are heard for the first time.
 func (s *sealer) recover(ctx context.Context, requests []*request) error {
 	var missing []string
@@ -135,18 +141,22 @@ func (s *sealer) recover(ctx context.Context, requests []*request) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	runs, err := s.p.store.Sequences(ctx, missing)
-	for _, emitter := range missing {
-		if err != nil {
-			s.known.Remove(emitter)
-			continue
+	var failed error
+	for some := range slices.Chunk(missing, recoverAtOnce) {
+		runs, err := s.p.store.Sequences(ctx, some)
+		for _, emitter := range some {
+			if err != nil {
+				s.known.Remove(emitter)
+				continue
+			}
+			s.known.Add(emitter, &sequence{runs: runs[emitter]})
 		}
-		s.known.Add(emitter, &sequence{runs: runs[emitter]})
+		failed = cmp.Or(failed, err)
 	}
-	if err != nil {
-		s.p.log.Error("reading emitters' sequences", "emitters", len(missing), "error", err)
+	if failed != nil {
+		s.p.log.Error("reading emitters' sequences", "emitters", len(missing), "error", failed)
 	}
-	return err
+	return failed
 }
 
 // misses says whether the sequence of one of the request's emitters could not

@@ -15,13 +15,17 @@ const crowdedParts = 300
 // stored is not known, and its deduplication token makes trying again safe.
 // Everything behind it waits, and callers are told ErrUnavailable meanwhile.
 //
-// Once ctx has ended a failing batch is given up: its callers were not
-// acknowledged.
+// Once ctx has ended a failing batch is given up, and with it every batch behind
+// it: their duplicates and their progress count on it, and the log has no holes.
+// Their callers are not acknowledged.
 func (p *Pipeline) write(ctx context.Context, batches <-chan sealed) {
-	paced := time.Time{}
+	paced, gaveUp := time.Time{}, false
 	for b := range batches {
 		p.room <- struct{}{}
-		if len(b.batch.Events) > 0 && !p.append(ctx, b) {
+		if !gaveUp && len(b.batch.Events) > 0 {
+			gaveUp = !p.append(ctx, b)
+		}
+		if gaveUp {
 			for _, r := range b.requests {
 				r.err = ErrUnavailable
 			}

@@ -1,0 +1,350 @@
+package ingest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/store"
+)
+
+// key is what de-duplication goes by.
+type key struct {
+	emitter string
+	seq     uint64
+}
+
+// sent makes the event of a key. Its contents depend on the key alone, so the
+// stored event can be compared with what was sent, whoever sent it.
+func sent(emitter string, seq uint64) *event.Event {
+	h := uint64(14695981039346656037)
+	for _, c := range []byte(emitter) {
+		h = (h ^ uint64(c)) * 1099511628211
+	}
+	e := event.Random(rand.New(rand.NewPCG(h, seq)))
+	e.EmitterID, e.EmitterSeq = emitter, seq
+	e.ReceivedAt, e.LogID, e.Batch, e.Leaf, e.ExpiresMonth = 0, "", 0, 0, 0
+	return e
+}
+
+// these are the events of some numbers of one emitter.
+func these(emitter string, seqs ...uint64) []*event.Event {
+	var es []*event.Event
+	for _, n := range seqs {
+		es = append(es, sent(emitter, n))
+	}
+	return es
+}
+
+// span is first to last, both included.
+func span(first, last uint64) []uint64 {
+	var out []uint64
+	for n := first; n <= last; n++ {
+		out = append(out, n)
+	}
+	return out
+}
+
+type leaveAlone struct{}
+
+func (leaveAlone) Again(*event.Event) {}
+
+// counts is an Observer.
+type counts struct {
+	mu                                                  sync.Mutex
+	committed, stored, duplicates, rejected, failed, of int
+}
+
+func (c *counts) Committed(events int, _ time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.committed, c.of = c.committed+1, c.of+events
+}
+
+func (c *counts) Settled(stored, duplicates, rejected int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stored, c.duplicates, c.rejected = c.stored+stored, c.duplicates+duplicates, c.rejected+rejected
+}
+
+func (c *counts) StoreFailed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failed++
+}
+
+// fault is what an append does wrong. The two ways differ in what is stored,
+// and the pipeline can't tell them apart.
+type fault int
+
+const (
+	works fault = iota
+	notApplied
+	appliedButFails
+)
+
+var faults = map[string]fault{"not applied": notApplied, "applied but reported as failed": appliedButFails}
+
+var errDisk = errors.New("code: 243. cannot reserve 1.00 MiB, not enough space at /var/lib/secret-path")
+
+// faulty is a store that fails as it is told.
+type faulty struct {
+	Store
+	mu        sync.Mutex
+	mode      fault
+	sequences error
+	appends   int
+	refused   int
+	hold      chan struct{} // when set, appends wait until it is closed
+	arrived   chan struct{} // gets one token for each append, when set
+}
+
+func (f *faulty) set(mode fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mode = mode
+}
+
+func (f *faulty) setSequences(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sequences = err
+}
+
+func (f *faulty) Append(ctx context.Context, b store.Batch) error {
+	f.mu.Lock()
+	f.appends++
+	hold, arrived := f.hold, f.arrived
+	f.mu.Unlock()
+	if arrived != nil {
+		arrived <- struct{}{}
+	}
+	if hold != nil {
+		<-hold
+	}
+	f.mu.Lock()
+	mode := f.mode
+	if mode != works {
+		f.refused++
+	}
+	f.mu.Unlock()
+	if mode == notApplied {
+		return errDisk
+	}
+	if err := f.Store.Append(ctx, b); err != nil {
+		return err
+	}
+	if mode == appliedButFails {
+		return errDisk
+	}
+	return nil
+}
+
+func (f *faulty) Sequences(ctx context.Context, emitters []string) (map[string][]store.Run, error) {
+	f.mu.Lock()
+	err := f.sequences
+	f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return f.Store.Sequences(ctx, emitters)
+}
+
+// inMemory keeps batches as the real store does, for tests that need its timing
+// to be theirs. What it promises is tested on the real one in ingest/store.
+type inMemory struct {
+	mu     sync.Mutex
+	tokens map[string]bool
+	events []*event.Event
+}
+
+func (m *inMemory) Append(_ context.Context, b store.Batch) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.tokens[b.Token] {
+		return nil
+	}
+	if m.tokens == nil {
+		m.tokens = map[string]bool{}
+	}
+	m.tokens[b.Token] = true
+	for _, e := range b.Events {
+		c := *e
+		m.events = append(m.events, &c)
+	}
+	return nil
+}
+
+func (m *inMemory) Sequences(_ context.Context, emitters []string) (map[string][]store.Run, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	numbers := map[string]model{}
+	for _, e := range m.events {
+		if slices.Contains(emitters, e.EmitterID) {
+			if numbers[e.EmitterID] == nil {
+				numbers[e.EmitterID] = model{}
+			}
+			numbers[e.EmitterID][e.EmitterSeq] = true
+		}
+	}
+	out := map[string][]store.Run{}
+	for emitter, n := range numbers {
+		out[emitter] = n.runs()
+	}
+	return out, nil
+}
+
+func (m *inMemory) Log(context.Context, string, time.Time) (string, uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	last := uint64(0)
+	for _, e := range m.events {
+		last = max(last, e.Batch)
+	}
+	return "log", last, nil
+}
+
+func (m *inMemory) Parts(context.Context) (uint64, error) { return 1, nil }
+
+func (m *inMemory) all() []*event.Event {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.events)
+}
+
+// readAll reads what a real store has.
+func readAll(t *testing.T, s *store.Store) []*event.Event {
+	t.Helper()
+	rows, err := s.Query(context.Background(), store.Limits{}, "SELECT "+store.EventColumns+" FROM events ORDER BY batch, leaf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var es []*event.Event
+	for rows.Next() {
+		e, err := store.ScanEvent(rows)
+		if err != nil {
+			t.Fatal(err)
+		}
+		es = append(es, e)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return es
+}
+
+// checkLog checks that what is stored is a log: each key once, with the contents
+// that were sent; batches from 1 without holes, leaves from 0 without holes. It
+// returns the keys.
+func checkLog(t *testing.T, stored []*event.Event) map[key]bool {
+	t.Helper()
+	slices.SortFunc(stored, func(a, b *event.Event) int {
+		return cmp.Or(cmp.Compare(a.Batch, b.Batch), cmp.Compare(a.Leaf, b.Leaf))
+	})
+	keys := map[key]bool{}
+	batch, leaf := uint64(1), uint32(0)
+	for _, e := range stored {
+		k := key{e.EmitterID, e.EmitterSeq}
+		if keys[k] {
+			t.Errorf("%v is stored twice", k)
+		}
+		keys[k] = true
+		if e.Batch == batch+1 && leaf > 0 {
+			batch, leaf = batch+1, 0
+		}
+		if e.Batch != batch || e.Leaf != leaf {
+			t.Fatalf("%v is leaf %d of batch %d, want leaf %d of batch %d", k, e.Leaf, e.Batch, leaf, batch)
+		}
+		leaf++
+		if e.LogID == "" || e.ReceivedAt == 0 || e.ExpiresMonth == 0 {
+			t.Errorf("%v lacks what the service adds: %+v", k, *e)
+		}
+		got := *e
+		got.ReceivedAt, got.LogID, got.Batch, got.Leaf, got.ExpiresMonth = 0, "", 0, 0, 0
+		if want := sent(e.EmitterID, e.EmitterSeq); !reflect.DeepEqual(&got, want) {
+			t.Errorf("%v was changed:\n got %+v\nsent %+v", k, got, *want)
+		}
+	}
+	return keys
+}
+
+func checkKeys(t *testing.T, got, want map[key]bool) {
+	t.Helper()
+	for k := range want {
+		if !got[k] {
+			t.Errorf("%v was acknowledged and is not stored", k)
+		}
+	}
+	for k := range got {
+		if !want[k] {
+			t.Errorf("%v is stored and was never acknowledged", k)
+		}
+	}
+}
+
+// running is a pipeline at work.
+type running struct {
+	*Pipeline
+	watch *counts
+	stop  func() // ends it and waits
+}
+
+// start runs a pipeline until the test ends or stop is called.
+func start(t *testing.T, cfg Config, s Store) *running {
+	t.Helper()
+	watch := &counts{}
+	p := New(cfg, s, leaveAlone{}, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)), watch)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	eventually(t, "the pipeline is ready", func() bool { return p.ready.Load() })
+	return &running{p, watch, stop}
+}
+
+// eventually waits for a condition; how long it takes is no part of any test.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
+func (p *running) submit(t *testing.T, events ...*event.Event) Settled {
+	t.Helper()
+	s, err := p.Submit(context.Background(), events, 1000*len(events))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func checkSettled(t *testing.T, got Settled, stored, duplicates int, progress ...Progress) {
+	t.Helper()
+	if got.Stored != stored || got.Duplicates != duplicates || len(got.Rejected) != 0 || !slices.Equal(got.Progress, progress) {
+		t.Errorf("settled %s, want %d stored, %d duplicates, progress %v", describe(got), stored, duplicates, progress)
+	}
+}
+
+func describe(s Settled) string {
+	return fmt.Sprintf("{stored %d, duplicates %d, rejected %v, progress %v}", s.Stored, s.Duplicates, s.Rejected, s.Progress)
+}
