@@ -38,6 +38,9 @@ const (
 type Config struct {
 	ClockTolerance time.Duration // difference of clocks that is said to be off; default 5 minutes
 	RetryAfter     time.Duration // what emitters are told to wait when the store is away; default 2 s
+	// Stopping, when closed, ends streams: what was read is answered, and the
+	// emitter is told to send the rest again. A stream would hold up a shutdown.
+	Stopping <-chan struct{}
 }
 
 // Server implements mcpaudit.v1.IngestService.
@@ -79,7 +82,21 @@ func (s *Server) Publish(stream pb.IngestService_PublishServer) error {
 	under := make(chan *batch, window)
 	// The receiver ends with the stream, at the latest when this method returns.
 	go s.receive(ctx, stream, under)
-	for b := range under {
+	for left := window; left > 0; {
+		var b *batch
+		select {
+		case b = <-under:
+		case <-s.cfg.Stopping:
+			left-- // what is under way is answered, not what a client sends on and on
+			select {
+			case b = <-under:
+			default:
+				return s.status(ingest.ErrUnavailable)
+			}
+		}
+		if b == nil {
+			return nil // the client is done, and all is answered
+		}
 		if b.err != nil {
 			return b.err
 		}
@@ -91,7 +108,7 @@ func (s *Server) Publish(stream pb.IngestService_PublishServer) error {
 			return err
 		}
 	}
-	return nil
+	return s.status(ingest.ErrUnavailable)
 }
 
 // receive starts one request after the other and passes them on; an error is
@@ -134,6 +151,9 @@ type batch struct {
 func (s *Server) start(ctx context.Context, messages []*pb.Event, sentAt *timestamppb.Timestamp, size int) (*batch, error) {
 	if len(messages) > MaxEvents {
 		return nil, status.Errorf(codes.InvalidArgument, "a batch has at most %d events, this one has %d; send it in parts", MaxEvents, len(messages))
+	}
+	if size > MaxBytes {
+		return nil, status.Errorf(codes.ResourceExhausted, "a batch has at most %d bytes, this one has %d; send it in parts", MaxBytes, size)
 	}
 	b := &batch{seqs: make([]uint64, len(messages))}
 	if sentAt != nil {

@@ -5,10 +5,12 @@ package app
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -100,26 +102,40 @@ func (c *Config) Validate() error {
 	if err := (store.Config{DSN: c.Store.DSN, Path: c.Store.Path}).Validate(); err != nil {
 		return err
 	}
-	for _, b := range []struct {
-		name        string
-		value       int64
-		least, most int64
-	}{
-		{"ingest.batch_rows", int64(c.Ingest.BatchRows), 1, 100000},
-		{"ingest.memory_bytes", c.Ingest.MemoryBytes, 8 << 20, 8 << 30},
-		{"ingest.retention_months", int64(c.Ingest.Retention), 1, 1200},
-		{"ingest.batch_age", int64(c.Ingest.BatchAge), 0, int64(10 * time.Second)},
-		{"query.timeout", int64(c.Query.Timeout), int64(100 * time.Millisecond), int64(time.Hour)},
-	} {
-		if b.value < b.least || b.value > b.most {
-			return fmt.Errorf("%s: is %d, must lie between %d and %d", b.name, b.value, b.least, b.most)
-		}
+	if err := loopbackOnly(c.Listen); err != nil {
+		return err
+	}
+	if !plainName.MatchString(c.Ingest.Log) {
+		return fmt.Errorf("ingest.log: %q is not a name of 1 to 64 letters, digits, dots, dashes and underscores", c.Ingest.Log)
+	}
+	err := errors.Join(
+		within("ingest.batch_rows", c.Ingest.BatchRows, 1, 100000),
+		within("ingest.memory_bytes", c.Ingest.MemoryBytes, 8<<20, 8<<30),
+		within("ingest.retention_months", c.Ingest.Retention, 1, 1200),
+		within("ingest.batch_age", c.Ingest.BatchAge, 0, 10*time.Second),
+		within("ingest.clock_tolerance", c.Ingest.ClockTolerance, time.Second, 365*24*time.Hour),
+		within("store.memory_limit", c.Store.MemoryLimit, 256<<20, 1<<40),
+		within("query.timeout", c.Query.Timeout, 100*time.Millisecond, time.Hour),
+		within("query.memory_limit", c.Query.MemoryLimit, 16<<20, 1<<40),
+	)
+	if err != nil {
+		return err
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Logging.Level) {
 		return fmt.Errorf("log.level: there is no level %q; use debug, info, warn or error", c.Logging.Level)
 	}
 	if !slices.Contains([]string{"text", "json"}, c.Logging.Format) {
 		return fmt.Errorf("log.format: there is no format %q; use text or json", c.Logging.Format)
+	}
+	return nil
+}
+
+// plainName is what a log may be called: its name goes into checkpoints and keys.
+var plainName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+func within[T cmp.Ordered](name string, value, least, most T) error {
+	if value < least || value > most {
+		return fmt.Errorf("%s: is %v, must lie between %v and %v", name, value, least, most)
 	}
 	return nil
 }
@@ -152,6 +168,11 @@ func leaves(prefix string, v reflect.Value) []Setting {
 		out = append(out, Setting{name, f.Tag.Get("doc"), f.Tag.Get("secret") == "true", v.Field(i)})
 	}
 	return out
+}
+
+func (s Setting) isList() bool {
+	_, ok := s.value.Interface().([]string)
+	return ok
 }
 
 // Set reads a setting's value from text.
@@ -211,16 +232,24 @@ func (s Setting) String() string {
 // ReadYAML sets what a file sets. name is for messages, which have the line; an
 // unknown key is an error that names the nearest known one.
 func (c *Config) ReadYAML(name string, r io.Reader) error {
-	text, err := io.ReadAll(io.LimitReader(r, 1<<20))
+	const most = 1 << 20
+	text, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
+	if len(text) > most {
+		return fmt.Errorf("%s: has more than %d bytes", name, most)
+	}
 	var doc yaml.Node
-	if err := yaml.NewDecoder(bytes.NewReader(text)).Decode(&doc); err != nil {
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	if err := d.Decode(&doc); err != nil {
 		if errors.Is(err, io.EOF) {
 			return nil // empty, or comments alone
 		}
 		return fmt.Errorf("%s: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: has more than one document; settings after '---' would be ignored", name)
 	}
 	settings := map[string]Setting{}
 	for _, s := range c.Settings() {
@@ -252,13 +281,18 @@ func readNode(file, prefix string, n *yaml.Node, settings map[string]Setting, se
 			if err := readNode(file, name+".", value, settings, seen); err != nil {
 				return err
 			}
+		case value.Kind == yaml.ScalarNode && value.Tag == "!!null":
+			return fmt.Errorf("%s:%d: %s has no value; leave it out for its default", file, key.Line, name)
 		case value.Kind == yaml.ScalarNode:
 			if err := s.Set(value.Value); err != nil {
 				return fmt.Errorf("%s:%d: %w", file, value.Line, err)
 			}
-		case value.Kind == yaml.SequenceNode:
+		case value.Kind == yaml.SequenceNode && s.isList():
 			var parts []string
 			for _, c := range value.Content {
+				if c.Kind != yaml.ScalarNode {
+					return fmt.Errorf("%s:%d: %s takes a list of single values", file, c.Line, name)
+				}
 				parts = append(parts, c.Value)
 			}
 			if err := s.Set(strings.Join(parts, ",")); err != nil {
@@ -322,7 +356,7 @@ func (c *Config) Dump(w io.Writer) {
 			value = "(set, not shown)"
 		}
 		quoted, _ := yaml.Marshal(value)
-		if _, isList := s.value.Interface().([]string); isList {
+		if s.isList() {
 			quoted = []byte("[" + strings.ReplaceAll(value, ",", ", ") + "]")
 		} else if s.value.Kind() != reflect.String {
 			quoted = []byte(value)

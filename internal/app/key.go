@@ -64,6 +64,7 @@ func ReadOrMakeKey(file string) (key []byte, made bool, err error) {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, false, fmt.Errorf("make redaction key: %w", err)
 	}
+	made = err == nil
 	key, err = ReadKey(file)
-	return key, true, err
+	return key, made, err
 }

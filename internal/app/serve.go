@@ -41,9 +41,6 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	if err := loopbackOnly(cfg.Listen); err != nil {
-		return err
-	}
 	s, err := OpenStore(ctx, cfg, d.EngineDirs)
 	if err != nil {
 		return err
@@ -81,7 +78,7 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 			LogName: cfg.Ingest.Log, MaxRows: cfg.Ingest.BatchRows, MaxAge: age,
 			MaxBytes: cfg.Ingest.MemoryBytes, Retention: cfg.Ingest.Retention,
 		}, s, redactor, d.Now, d.Log, m)
-		pb.RegisterIngestServiceServer(server, rpc.New(rpc.Config{ClockTolerance: cfg.Ingest.ClockTolerance}, pipeline, d.Now))
+		pb.RegisterIngestServiceServer(server, rpc.New(rpc.Config{ClockTolerance: cfg.Ingest.ClockTolerance, Stopping: ctx.Done()}, pipeline, d.Now))
 	}
 	if slices.Contains(cfg.Roles, "query") {
 		limits := store.Limits{Time: cfg.Query.Timeout, Memory: cfg.Query.MemoryLimit}
@@ -113,8 +110,14 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 	if pipeline != nil {
 		g.Go(func() error { return pipeline.Run(pipelineCtx) })
 	}
-	g.Go(func() error { return server.Serve(grpcListener) })
-	g.Go(func() error { return server.Serve(api.inner) })
+	for _, l := range []net.Listener{grpcListener, api.inner} {
+		g.Go(func() error {
+			if err := server.Serve(l); !errors.Is(err, grpc.ErrServerStopped) { // stopped before it began
+				return err
+			}
+			return nil
+		})
+	}
 	g.Go(func() error {
 		if err := web.Serve(httpListener); !errors.Is(err, http.ErrServerClosed) {
 			return err

@@ -1,0 +1,146 @@
+package app
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+func TestABadFileIsRefusedWithItsPlaceAndReason(t *testing.T) {
+	for _, c := range []struct{ file, want string }{
+		{"stor:\n  path: x\n", `f.yaml:1: there is no setting "stor"; the nearest is "store.dsn"`},
+		{"store:\n  pat: x\n", `f.yaml:2: there is no setting "store.pat"; the nearest is "store.path"`},
+		{"ingest:\n  batch_row: 5\n", `f.yaml:2: there is no setting "ingest.batch_row"; the nearest is "ingest.batch_rows"`},
+		{"store.path: x\nstore:\n  path: y\n", `f.yaml:3: store.path is set twice`},
+		{"ingest:\n  batch_rows: 5\n  batch_rows: 6\n", `f.yaml:3: ingest.batch_rows is set twice`},
+		{"ingest:\n  batch_rows: many\n", `f.yaml:2: ingest.batch_rows: "many" is not a whole number`},
+		{"ingest:\n  batch_rows: 1.5\n", `f.yaml:2: ingest.batch_rows: "1.5" is not a whole number`},
+		{"ingest:\n  batch_rows: 99999999999999999999\n", `f.yaml:2: ingest.batch_rows: "99999999999999999999" is not a whole number`},
+		{"query:\n  memory_limit: -1\n", `f.yaml:2: query.memory_limit: "-1" is not a whole number from 0`},
+		{"ingest:\n  batch_age: 25\n", `f.yaml:2: ingest.batch_age: "25" is not a duration such as 25ms`},
+		{"ingest:\n  batch_age: soon\n", `f.yaml:2: ingest.batch_age: "soon" is not a duration such as 25ms`},
+		{"ingest: 5\n", `f.yaml:1: ingest must have keys`},
+		{"- ingest\n", `f.yaml:1: the file must have keys`},
+		{"5", `f.yaml:1: the file must have keys`},
+		{"store:\n  path: [a, b]\n", `f.yaml:2: store.path takes a single value`},
+		{"store:\n  path: {a: b}\n", `f.yaml:2: store.path takes a single value`},
+		{"store:\n  path:\n", `f.yaml:2: store.path has no value; leave it out for its default`},
+		{"store:\n  path: ~\n", `f.yaml:2: store.path has no value; leave it out for its default`},
+		{"roles:\n", `f.yaml:1: roles has no value; leave it out for its default`},
+		{"roles: [[ingest]]\n", `f.yaml:1: roles takes a list of single values`},
+		{"roles: [ingest]\n---\nroles: [query]\n", `f.yaml: has more than one document; settings after '---' would be ignored`},
+		{"store:\n\tpath: x\n", `f.yaml: line 2: found character that cannot start any token`},
+		{"#" + strings.Repeat("x", 1<<20) + "\n", `f.yaml: has more than 1048576 bytes`},
+		// What the file says is well formed, and can't be.
+		{"roles: []\n", `roles: there is no role ""; use ingest, query`},
+		{"roles: [ingest, watch]\n", `roles: there is no role "watch"; use ingest, query`},
+		{"store:\n  path: \"\"\n", `store: path is empty; name a data folder, or a server in dsn`},
+		{"store:\n  dsn: mysql://u:hunter2@h/db\n", `store: dsn begins with "mysql"; use clickhouse:// (native protocol), http:// or https://`},
+		{"store:\n  memory_limit: 5\n", `store.memory_limit: is 5, must lie between 268435456 and 1099511627776`},
+		{"store:\n  memory_limit: 18446744073709551615\n", `store.memory_limit: is 18446744073709551615, must lie between 268435456 and 1099511627776`},
+		{"listen:\n  grpc: 4777\n", `listen.grpc: "4777" is not host:port`},
+		{"listen:\n  http: localhost\n", `listen.http: "localhost" is not host:port`},
+		{"listen:\n  grpc: 0.0.0.0:4777\n", `listen.grpc: "0.0.0.0:4777" is not a loopback address, and this version has neither TLS nor credentials yet; put a proxy with both in front`},
+		{"listen:\n  grpc: :4777\n", `listen.grpc: ":4777" is not a loopback address, and this version has neither TLS nor credentials yet; put a proxy with both in front`},
+		{"listen:\n  http: audit.example:80\n", `listen.http: "audit.example:80" is not a loopback address, and this version has neither TLS nor credentials yet; put a proxy with both in front`},
+		{"ingest:\n  log: a b\n", `ingest.log: "a b" is not a name of 1 to 64 letters, digits, dots, dashes and underscores`},
+		{"ingest:\n  log: \"\"\n", `ingest.log: "" is not a name of 1 to 64 letters, digits, dots, dashes and underscores`},
+		{"ingest:\n  batch_rows: 0\n", `ingest.batch_rows: is 0, must lie between 1 and 100000`},
+		{"ingest:\n  memory_bytes: 1\n", `ingest.memory_bytes: is 1, must lie between 8388608 and 8589934592`},
+		{"ingest:\n  retention_months: 1201\n", `ingest.retention_months: is 1201, must lie between 1 and 1200`},
+		{"ingest:\n  batch_age: 11s\n", `ingest.batch_age: is 11s, must lie between 0s and 10s`},
+		{"ingest:\n  clock_tolerance: -1s\n", `ingest.clock_tolerance: is -1s, must lie between 1s and 8760h0m0s`},
+		{"query:\n  timeout: 1ms\n", `query.timeout: is 1ms, must lie between 100ms and 1h0m0s`},
+		{"query:\n  memory_limit: 1\n", `query.memory_limit: is 1, must lie between 16777216 and 1099511627776`},
+		{"log:\n  level: loud\n", `log.level: there is no level "loud"; use debug, info, warn or error`},
+		{"log:\n  format: xml\n", `log.format: there is no format "xml"; use text or json`},
+	} {
+		cfg := DefaultConfig("/data")
+		err := cfg.ReadYAML("f.yaml", strings.NewReader(c.file))
+		if err == nil {
+			err = cfg.Validate()
+		}
+		if err == nil || err.Error() != c.want {
+			t.Errorf("%.40q\n got %v\nwant %s", c.file, err, c.want)
+		}
+	}
+}
+
+func TestAFileOfNothingIsTheDefaults(t *testing.T) {
+	for _, text := range []string{"", "# a comment\n", "---\n", "store:\n", "store: {}\ningest: ~\n"} {
+		got, want := DefaultConfig("/data"), DefaultConfig("/data")
+		if err := got.ReadYAML("f.yaml", strings.NewReader(text)); err != nil || dump(got) != dump(want) {
+			t.Errorf("%q: %v\n%s", text, err, dump(got))
+		}
+	}
+	c := DefaultConfig("/data")
+	if err := c.Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func dump(c Config) string {
+	var b bytes.Buffer
+	c.Dump(&b)
+	return b.String()
+}
+
+// What is dumped is a file that means the same, whatever the settings are.
+func TestADumpReadsBackAsTheSameSettings(t *testing.T) {
+	c := DefaultConfig(`/data/with "quotes", # and: more`)
+	for _, s := range c.Settings() {
+		if s.Secret {
+			continue
+		}
+		value := map[string]string{"roles": "query", "listen.grpc": "[::1]:1", "listen.http": "localhost:2", "log.level": "debug", "log.format": "json",
+			"ingest.log": "null", "ingest.batch_age": "1.5s", "query.timeout": "2m", "ingest.clock_tolerance": "90s",
+			"store.memory_limit": "1099511627776", "query.memory_limit": "16777216", "ingest.memory_bytes": "8388608",
+			"ingest.batch_rows": "7", "ingest.retention_months": "1200", "store.engine": "yes", "redact.key_file": "~"}[s.Name]
+		if value == "" {
+			continue
+		}
+		if err := s.Set(value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	text := dump(c)
+	back := DefaultConfig("")
+	if err := back.ReadYAML("f.yaml", strings.NewReader(text)); err != nil || dump(back) != text {
+		t.Errorf("%v\nfirst:\n%s\nthen:\n%s", err, text, dump(back))
+	}
+	c.Store.DSN = "clickhouse://u:hunter2@h/db"
+	if strings.Contains(dump(c), "hunter2") {
+		t.Errorf("the password is dumped:\n%s", dump(c))
+	}
+}
+
+func TestEverySettingHasANameADocAndAVariable(t *testing.T) {
+	c := DefaultConfig("/data")
+	seen := map[string]bool{}
+	for _, s := range c.Settings() {
+		if s.Doc == "" || seen[s.Env()] || strings.ToUpper(s.Env()) != s.Env() || !strings.HasPrefix(s.Env(), "MCPAUDIT_") {
+			t.Errorf("setting %q, variable %q, doc %q", s.Name, s.Env(), s.Doc)
+		}
+		seen[s.Env()] = true
+	}
+	if len(seen) < 15 {
+		t.Errorf("there are only %d settings", len(seen))
+	}
+}
+
+func TestTheNearestNameIsTheOneThatWasMeant(t *testing.T) {
+	c := DefaultConfig("")
+	var names []string
+	for _, s := range c.Settings() {
+		names = append(names, s.Name)
+	}
+	for typed, want := range map[string]string{"store.pth": "store.path", "listen.http_": "listen.http", "ingest.retention": "ingest.retention_months",
+		"lod.level": "log.level", "query.time_out": "query.timeout", "role": "roles"} {
+		if got := Nearest(typed, names); got != want {
+			t.Errorf("%s: %s, want %s", typed, got, want)
+		}
+	}
+}
