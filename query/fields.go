@@ -30,7 +30,7 @@ func (k kind) operators() string {
 		return " = != < <= > >= : "
 	case listKind:
 		return " : "
-	case boolKind, digestKind:
+	case boolKind, digestKind, idKind: // the engine does not order ids by their time
 		return " = != "
 	case mapKind:
 		return " = != : "

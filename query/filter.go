@@ -132,6 +132,9 @@ func (c *compiler) comparison(e *expr.Expr, op string, left, right *expr.Expr) (
 	}
 	f, ok := fields[name]
 	if !ok {
+		if key != "" {
+			name += "." + key
+		}
 		return "", c.errorf(left, "there is no field %s; the nearest is %s", strconv.Quote(event.ClipText(name, 60)), nearest(name, fieldNames))
 	}
 	if f.kind == mapKind {
@@ -153,6 +156,9 @@ func (c *compiler) comparison(e *expr.Expr, op string, left, right *expr.Expr) (
 	case listKind:
 		if value == "*" {
 			return "notEmpty(" + f.sql + ")", nil
+		}
+		if value == "" { // has doesn't find it in a list of LowCardinality
+			return "arrayExists(x -> empty(x), " + f.sql + ")", nil
 		}
 		return "has(" + f.sql + ", " + c.bind("String", value) + ")", nil
 	case boolKind:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"hash/fnv"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -14,8 +15,9 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 )
 
-// order is how a search sorts: by one number of each event, then by time and id
-// in the same direction, so that no two events are equal.
+// order is how a search sorts: by one number of each event, then by time, id and
+// place in the log in the same direction. An emitter may use an id twice; no two
+// events have one place, so none hides behind another at a page's border.
 type order struct {
 	name       string
 	column     string // as a number that an Int64 holds
@@ -63,24 +65,29 @@ func (o order) by() string {
 	if o.descending {
 		direction = " DESC"
 	}
+	by := "occurred_at" + direction + ", event_id" + direction + ", batch" + direction + ", leaf" + direction + ", log_id" + direction
 	if o.name == "occurred_at" {
-		return "occurred_at" + direction + ", event_id" + direction
+		return by
 	}
-	return o.column + direction + ", occurred_at" + direction + ", event_id" + direction
+	return o.column + direction + ", " + by
 }
 
-// column that the order needs to be read.
-func (o order) needs() string {
-	if o.name == "duration" {
-		return "duration_us"
+// needs are the columns that the order needs to be read.
+func (o order) needs() []string {
+	name := o.name
+	if name == "duration" {
+		name = "duration_us"
 	}
-	return o.name
+	return []string{name, "occurred_at", "event_id", "batch", "leaf", "log_id"}
 }
 
 // place is where a page ends: the last event's sort key.
 type place struct {
 	value, occurred int64
 	id              event.ID
+	batch           uint64
+	leaf            uint32
+	log             string
 }
 
 // after is the condition for what lies behind a place.
@@ -89,43 +96,58 @@ func (o order) after(p place) condition {
 	if o.descending {
 		op = "<"
 	}
-	c := condition{args: []any{store.Named("after_time", p.occurred), store.Named("after_id", p.id.String())}}
+	c := condition{args: []any{store.Named("after_time", p.occurred), store.Named("after_id", p.id.String()),
+		store.Named("after_batch", p.batch), store.Named("after_leaf", p.leaf), store.Named("after_log", p.log)}}
 	const at = "fromUnixTimestamp64Micro({after_time:Int64}, 'UTC')"
+	const columns = "occurred_at, event_id, batch, leaf, log_id"
+	const values = at + ", toUUID({after_id:String}), {after_batch:UInt64}, {after_leaf:UInt32}, {after_log:String}"
 	if o.name == "occurred_at" {
 		// The first half is for the primary key, which does not see into tuples.
-		c.sql = "occurred_at " + op + "= " + at + " AND (occurred_at, event_id) " + op + " (" + at + ", toUUID({after_id:String}))"
+		c.sql = "occurred_at " + op + "= " + at + " AND (" + columns + ") " + op + " (" + values + ")"
 		return c
 	}
 	c.args = append(c.args, store.Named("after_value", p.value))
-	c.sql = "(" + o.column + ", occurred_at, event_id) " + op + " ({after_value:Int64}, " + at + ", toUUID({after_id:String}))"
+	c.sql = "(" + o.column + ", " + columns + ") " + op + " ({after_value:Int64}, " + values + ")"
 	return c
 }
 
-// A page token is the place where the page ends and a hash of the search: a page
-// continues only the search that it belongs to. It carries nothing secret, so it
-// needs no signature: a forged one finds what a filter on time would find.
+// A page token is the place where the page ends, a hash of the search, because a
+// page continues only the search that it belongs to, and a checksum of both. It
+// carries nothing secret, so it needs no signature: a forged one finds what a
+// filter on time would find.
 func (o order) token(e *event.Event, filter string) string {
 	b := binary.BigEndian.AppendUint64(nil, uint64(o.value(e)))
 	b = binary.BigEndian.AppendUint64(b, uint64(e.OccurredAt))
 	b = append(b, e.EventID[:]...)
-	return base64.RawURLEncoding.EncodeToString(binary.BigEndian.AppendUint64(b, o.hash(filter)))
+	b = binary.BigEndian.AppendUint64(b, e.Batch)
+	b = binary.BigEndian.AppendUint32(b, e.Leaf)
+	b = binary.BigEndian.AppendUint64(b, o.hash(filter))
+	b = append(b, e.LogID...)
+	return base64.RawURLEncoding.EncodeToString(binary.BigEndian.AppendUint64(b, hash(string(b))))
 }
 
 func (o order) readToken(token, filter string) (p place, err error) {
-	b, err := base64.RawURLEncoding.DecodeString(token)
-	if err != nil || len(b) != 40 {
+	const fixed = 8 + 8 + 16 + 8 + 4 + 8 // what lies before the log's name
+	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
+	if err != nil || len(b) < fixed+8 || binary.BigEndian.Uint64(b[len(b)-8:]) != hash(string(b[:len(b)-8])) {
 		return p, errors.New("page_token: not one that this service gave")
 	}
-	if binary.BigEndian.Uint64(b[32:]) != o.hash(filter) {
+	if binary.BigEndian.Uint64(b[44:]) != o.hash(filter) {
 		return p, errors.New("page_token: belongs to another search; repeat the filter and the order of the first page, or start again without a token")
 	}
 	p.value, p.occurred = int64(binary.BigEndian.Uint64(b)), int64(binary.BigEndian.Uint64(b[8:]))
+	if p.occurred < 0 || time.UnixMicro(p.occurred).UTC().Year() > maxYear {
+		return p, errors.New("page_token: not one that this service gave")
+	}
 	copy(p.id[:], b[16:32])
+	p.batch, p.leaf, p.log = binary.BigEndian.Uint64(b[32:]), binary.BigEndian.Uint32(b[40:]), string(b[fixed:len(b)-8])
 	return p, nil
 }
 
-func (o order) hash(filter string) uint64 {
+func (o order) hash(filter string) uint64 { return hash(o.by() + "\x00" + filter) }
+
+func hash(text string) uint64 {
 	h := fnv.New64a()
-	h.Write([]byte(o.by() + "\x00" + filter))
+	h.Write([]byte(text))
 	return h.Sum64()
 }

@@ -81,7 +81,7 @@ func (s *Server) ListEvents(ctx context.Context, req *pb.ListEventsRequest) (*pb
 	}
 	size := int(cmp.Or(req.GetPageSize(), defaultPage))
 	// One event more than the page tells whether there is another page.
-	events, full, err := s.events(ctx, "SELECT "+wanted.columns("event_id", "occurred_at", by.needs())+" FROM events WHERE "+cond.sql+
+	events, full, err := s.events(ctx, "SELECT "+wanted.columns(by.needs()...)+" FROM events WHERE "+cond.sql+
 		" ORDER BY "+by.by()+" LIMIT {limit:UInt32}", append(cond.args, store.Named("limit", size+1))...)
 	if err != nil {
 		return nil, err

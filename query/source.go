@@ -109,6 +109,9 @@ func (s *source) parseError(err error) error {
 		f.Position = s.position(offset)
 		text = strings.TrimSuffix(text, at[0])
 	}
-	f.Reason = strings.TrimLeft(text, " ^") + `; write comparisons such as server = "files" AND outcome != "success"`
+	if text = strings.TrimLeft(text, " ^"); text == "parse token" {
+		text = "it ends too early"
+	}
+	f.Reason = text + `; write comparisons such as server = "files" AND outcome != "success"`
 	return f
 }
