@@ -78,8 +78,10 @@ func eventsList(s *surroundings, service *string) *cobra.Command {
 		filter := strings.Join(args, "")
 		if since > 0 {
 			recent := fmt.Sprintf("occurred_at >= %q", s.now().Add(-since).UTC().Format(time.RFC3339Nano))
-			if filter = strings.TrimSpace(filter); filter != "" {
-				recent += " AND (" + filter + ")"
+			if strings.TrimSpace(filter) != "" {
+				// Behind the filter, so that positions in messages are those of what was
+				// typed. AND binds less than all else in a filter.
+				recent = filter + " AND " + recent
 			}
 			filter = recent
 		}

@@ -73,7 +73,27 @@ func rootCommand(s *surroundings) *cobra.Command {
 	}
 	root.AddCommand(serveCommand(s), wrapCommand(s), eventsCommand(s), redactCommand(s),
 		engineCommand(s), migrateCommand(s), configCommand(s), benchCommand(s), versionCommand(s))
+	for _, c := range root.Commands() {
+		if c.HasSubCommands() && !c.Runnable() {
+			refuseUnknown(c)
+		}
+	}
 	return root
+}
+
+// refuseUnknown makes a misspelt command of a group an error. Cobra would show
+// the group's help and succeed.
+func refuseUnknown(group *cobra.Command) {
+	group.SuggestionsMinimumDistance = 2
+	group.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			return fmt.Errorf("unknown command %q for %q; the nearest is %q", args[0], cmd.CommandPath(), near[0])
+		}
+		return fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+	}
 }
 
 func versionCommand(s *surroundings) *cobra.Command {

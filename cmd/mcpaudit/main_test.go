@@ -1,0 +1,167 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
+)
+
+// asCommand in the environment makes this test binary be mcpaudit itself, so
+// that tests can kill one.
+const asCommand = "TEST_BE_THE_COMMAND"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) != "" {
+		main()
+	}
+	// Nothing of the account that runs the tests has a say in them.
+	for _, v := range os.Environ() {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "MCPAUDIT_") && name != "MCPAUDIT_ENGINE" || strings.HasPrefix(name, "XDG_") {
+			os.Unsetenv(name)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// process is an mcpaudit in a process of its own.
+type process struct {
+	cmd   *exec.Cmd
+	mu    sync.Mutex
+	said  bytes.Buffer // on standard error
+	ended chan struct{}
+}
+
+func launch(t *testing.T, args ...string) *process {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{cmd: exec.Command(self, args...), ended: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), asCommand+"=1")
+	p.cmd.Stderr = p
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { defer close(p.ended); _ = p.cmd.Wait() }()
+	t.Cleanup(p.kill)
+	return p
+}
+
+func (p *process) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.said.Write(b)
+}
+
+func (p *process) text() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.said.String()
+}
+
+// kill is kill -9: nothing of the process gets to tidy up.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.ended
+}
+
+// await waits until the process has said something and returns the first group.
+func (p *process) await(t *testing.T, pattern string) string {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		if at := re.FindStringSubmatch(p.text()); at != nil {
+			return at[len(at)-1]
+		}
+		select {
+		case <-p.ended:
+			t.Fatalf("it ended and had not said %q:\n%s", pattern, p.text())
+		default:
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it has not said %q:\n%s", pattern, p.text())
+		}
+	}
+}
+
+// serveArgs serve the data folder dir on ports of the system's choice.
+func serveArgs(t *testing.T, dir string) []string {
+	t.Helper()
+	return []string{"serve", "--store.path", dir, "--store.engine", storetest.Library(t), "--listen.grpc", "127.0.0.1:0", "--listen.http", "127.0.0.1:0"}
+}
+
+// launchServe runs the service and returns it with its gRPC address.
+func launchServe(t *testing.T, dir string) (p *process, address string) {
+	t.Helper()
+	p = launch(t, serveArgs(t, dir)...)
+	p.await(t, `ingest is ready`)
+	return p, p.await(t, `msg=serving .*grpc=(\S+)`)
+}
+
+func connect(t *testing.T, address string) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// result is what a command did.
+type result struct {
+	status         int
+	stdout, stderr string
+}
+
+func command(t *testing.T, stdin string, args ...string) result {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code := run(t.Context(), args, strings.NewReader(stdin), &out, &errs)
+	return result{code, out.String(), errs.String()}
+}
+
+// inService runs a service in this process while a test runs, and returns its
+// gRPC and its HTTP address.
+func inService(t *testing.T, dir string) (address, httpAddress string) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	log := &process{ended: make(chan struct{})} // for its ears alone
+	var code int
+	go func() {
+		defer close(log.ended)
+		code = run(ctx, serveArgs(t, dir), nil, io.Discard, log)
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-log.ended
+		if code != 0 {
+			t.Errorf("serve ended with status %d:\n%s", code, log.text())
+		}
+	})
+	log.await(t, `ingest is ready`)
+	return log.await(t, `msg=serving .*grpc=(\S+)`), log.await(t, `msg=serving .*http=(\S+)`)
+}
+
+func writeFile(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
