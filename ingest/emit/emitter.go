@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -343,6 +344,8 @@ func (e *Emitter) write(records []Record) bool {
 		e.redact.Apply(redact.Call{Server: ev.Server, Method: ev.Method, Target: ev.Target,
 			Arguments: r.Arguments, Result: r.Result, ErrorMessage: ev.ErrorMessage}, ev)
 		ev.Signals = append(ev.Signals, seen...)
+		slices.Sort(ev.Signals)
+		ev.Signals = slices.Compact(ev.Signals)
 		e.redact.Again(ev) // the target, the labels and what else is text
 		ev.EmitterID, ev.EmitterSeq = e.spool.emitter, e.spool.nextSeq+uint64(i)
 		if ev.EventID == (event.ID{}) {
@@ -385,7 +388,7 @@ func (e *Emitter) write(records []Record) bool {
 // silent.
 func (e *Emitter) lossRecord(n uint64) Record {
 	return Record{Event: &event.Event{
-		OccurredAt: e.cfg.Now().UnixMicro(), Kind: "other", Method: "mcpaudit/lost", Server: e.cfg.Name,
+		OccurredAt: e.cfg.Now().UnixMicro(), Kind: "other", Method: "mcpaudit/lost", Server: e.cfg.Name, Hints: event.DefaultHints,
 		Outcome: "protocol_error", ErrorMessage: fmt.Sprintf("%d audit events were lost before this one: the spool could not take them", n),
 		Labels: []event.Label{{Key: "lost", Value: strconv.FormatUint(n, 10)}},
 	}}

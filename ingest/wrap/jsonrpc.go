@@ -5,24 +5,26 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+
+	"github.com/mcpaudit/mcpaudit/ingest/protocol"
 )
 
 // message is one JSON-RPC 2.0 message, as far as an audit needs it. Raw parts
 // share the line's memory.
 type message struct {
-	ID     json.RawMessage `json:"id"`
-	Method string          `json:"method"`
-	Params json.RawMessage `json:"params"`
-	Result json.RawMessage `json:"result"`
-	Error  *rpcError       `json:"error"`
+	ID     json.RawMessage
+	Method string
+	Params json.RawMessage
+	Result json.RawMessage
+	Error  *rpcError
 
 	size int // bytes of the whole line, or of its share of a batch
 }
 
 type rpcError struct {
-	Code    json.Number     `json:"code"`
-	Message string          `json:"message"`
-	Data    json.RawMessage `json:"data"`
+	Code    string
+	Message string
+	Data    json.RawMessage
 }
 
 func (m *message) isRequest() bool      { return m.Method != "" && m.hasID() }
@@ -50,41 +52,30 @@ func parse(line []byte) ([]message, error) {
 	if len(line) == 0 {
 		return nil, nil
 	}
-	var raw []json.RawMessage
+	raw := []json.RawMessage{line}
 	if line[0] == '[' {
-		if err := json.Unmarshal(line, &raw); err != nil {
-			return nil, fmt.Errorf("read a JSON-RPC batch: %w", syntax(err))
+		var err error
+		if raw, err = protocol.ReadList(line); err != nil {
+			return nil, fmt.Errorf("read a JSON-RPC batch: %w", err)
 		}
 		if len(raw) == 0 || len(raw) > maxBatch {
 			return nil, fmt.Errorf("read a JSON-RPC batch: it has %d messages", len(raw))
 		}
-	} else {
-		raw = []json.RawMessage{line}
 	}
 	out := make([]message, len(raw))
 	for i, r := range raw {
+		o, err := protocol.ReadObject(r)
+		if err != nil {
+			return nil, fmt.Errorf("read a JSON-RPC message: %w", err)
+		}
 		m := &out[i]
-		if err := json.Unmarshal(r, m); err != nil {
-			return nil, fmt.Errorf("read a JSON-RPC message: %w", syntax(err))
+		*m = message{ID: o["id"], Method: o.Text("method"), Params: o["params"], Result: o["result"], size: len(r)}
+		if e := o.Object("error"); e != nil {
+			m.Error = &rpcError{Code: string(e["code"]), Message: e.Text("message"), Data: e["data"]}
 		}
 		if !m.isRequest() && !m.isNotification() && !m.isResponse() && m.Error == nil {
 			return nil, fmt.Errorf("read a JSON-RPC message: %w", errNotJSONRPC)
 		}
-		m.size = len(r)
 	}
 	return out, nil
-}
-
-// syntax keeps the place of a JSON error and drops its words: they may quote
-// the message.
-func syntax(err error) error {
-	var s *json.SyntaxError
-	if errors.As(err, &s) {
-		return fmt.Errorf("malformed JSON at byte %d", s.Offset)
-	}
-	var t *json.UnmarshalTypeError
-	if errors.As(err, &t) {
-		return fmt.Errorf("a field of the wrong type at byte %d", t.Offset)
-	}
-	return errors.New("malformed JSON")
 }

@@ -2,16 +2,14 @@ package wrap
 
 import (
 	"bytes"
-	"encoding/hex"
-	"encoding/json"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/mcpaudit/mcpaudit/ingest/emit"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/protocol"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
 )
 
@@ -50,6 +48,7 @@ type request struct {
 	arguments []byte
 	retryKey  string
 	settled   bool
+	cancelled bool // an event says so; the answer may still come
 }
 
 // tool is what tools/list said of one.
@@ -59,6 +58,7 @@ type tool struct {
 }
 
 func newSession(base event.Event, r *redact.Redactor, emit func(emit.Record)) *session {
+	base.Hints = event.DefaultHints
 	s := &session{base: base, redact: r, emit: emit, pending: map[direction]*simplelru.LRU[string, *request]{}}
 	for _, d := range []direction{toServer, toClient} {
 		s.pending[d], _ = simplelru.NewLRU(maxPending, func(_ string, q *request) { s.unanswered(q) })
@@ -111,94 +111,18 @@ func (s *session) missed(n int, at time.Time) {
 	s.emit(emit.Record{Event: &e})
 }
 
-// meta are the keys of params._meta that an audit needs (MCP 2026-07-28;
-// traceparent by SEP-414).
-type meta struct {
-	ProtocolVersion string          `json:"io.modelcontextprotocol/protocolVersion"`
-	ClientInfo      *implementation `json:"io.modelcontextprotocol/clientInfo"`
-	ServerInfo      *implementation `json:"io.modelcontextprotocol/serverInfo"`
-	TraceParent     string          `json:"traceparent"`
-}
-
-type implementation struct {
-	Name    string `json:"name"`
-	Version string `json:"version"`
-}
-
-// params are the parts of any method's parameters that name or correlate.
-type params struct {
-	Name            string          `json:"name"`
-	URI             string          `json:"uri"`
-	Arguments       json.RawMessage `json:"arguments"`
-	Ref             *params         `json:"ref"`
-	TaskID          string          `json:"taskId"`
-	RequestID       json.RawMessage `json:"requestId"`
-	InputResponses  json.RawMessage `json:"inputResponses"`
-	ProtocolVersion string          `json:"protocolVersion"`
-	ClientInfo      *implementation `json:"clientInfo"`
-	ServerInfo      *implementation `json:"serverInfo"` // of results
-	Meta            *meta           `json:"_meta"`
-	Reason          string          `json:"reason"`
-}
-
-func readParams(raw json.RawMessage) params {
-	var p params
-	if json.Unmarshal(raw, &p) != nil {
-		// A field of an unexpected type: keep what can be read one by one.
-		var name struct {
-			Name string `json:"name"`
-		}
-		_ = json.Unmarshal(raw, &name) // what can't be read stays empty
-		return params{Name: name.Name, Arguments: raw}
-	}
-	return p
-}
-
-// kindOf sorts methods; an unknown one is "other".
-func kindOf(method string) string {
-	switch method {
-	case "tools/call":
-		return "tool_call"
-	case "tools/list":
-		return "tools_list"
-	case "resources/read":
-		return "resource_read"
-	case "prompts/get":
-		return "prompt_get"
-	case "completion/complete":
-		return "completion"
-	case "initialize", "server/discover":
-		return "session"
-	}
-	if strings.HasPrefix(method, "tasks/") {
-		return "task"
-	}
-	return "other"
-}
-
 func (s *session) request(d direction, m *message, at time.Time) {
-	p := readParams(m.Params)
-	s.learn(d, p)
+	if d == toServer {
+		s.learn(d, m.Params)
+	}
+	p := protocol.ReadRequest(m.Method, m.Params)
 	q := &request{event: s.base, arguments: p.Arguments}
 	e := &q.event
-	e.OccurredAt, e.Kind, e.Method, e.RequestID = at.UnixMicro(), kindOf(m.Method), m.Method, m.key()
-	e.RequestBytes, e.TaskID = uint64(m.size), p.TaskID
-	e.Target = p.Name
-	if e.Target == "" {
-		e.Target = p.URI
-	}
-	if e.Target == "" && p.Ref != nil {
-		e.Target = p.Ref.Name + p.Ref.URI
-	}
-	if q.arguments == nil && e.Kind != "session" {
-		q.arguments = withoutMeta(m.Params)
-	}
-	e.Hints = event.DefaultHints
+	e.OccurredAt, e.Kind, e.Method, e.RequestID = at.UnixMicro(), protocol.Kind(m.Method), m.Method, m.key()
+	e.RequestBytes, e.Target, e.TaskID = uint64(m.size), p.Target, p.TaskID
+	e.TraceID, e.SpanID = p.TraceID, p.SpanID
 	if t, ok := s.tools.Get(e.Target); ok && e.Kind == "tool_call" {
 		e.DefinitionDigest, e.Hints = t.digest, t.hints
-	}
-	if p.Meta != nil {
-		e.TraceID, e.SpanID = traceContext(p.Meta.TraceParent)
 	}
 	s.countAttempt(q, p)
 	s.pending[d].Remove(m.key()) // an id that is used again: the first one will not be answered
@@ -207,7 +131,7 @@ func (s *session) request(d direction, m *message, at time.Time) {
 
 // countAttempt marks legitimate repetition: an answer to input_required and a
 // poll of a task are the same logical call again.
-func (s *session) countAttempt(q *request, p params) {
+func (s *session) countAttempt(q *request, p protocol.Request) {
 	switch {
 	case q.event.Kind == "task" && p.TaskID != "":
 		q.retryKey = q.event.Method + "\x00" + p.TaskID
@@ -216,40 +140,28 @@ func (s *session) countAttempt(q *request, p params) {
 		s.retries.Add(q.retryKey, n+1)
 	case q.event.Kind == "tool_call" || q.event.Kind == "prompt_get" || q.event.Kind == "resource_read":
 		q.retryKey = q.event.Method + "\x00" + q.event.Target + "\x00" + string(q.arguments[:min(len(q.arguments), 4096)])
-		if len(p.InputResponses) > 0 {
+		if p.Answers {
 			n, _ := s.retries.Get(q.retryKey)
 			q.event.Attempt = max(n, 1)
 		}
 	}
 }
 
-// learn keeps what peers say of themselves: once, in initialize, or with each
+// learn keeps what a peer says of itself: once, in initialize, or with each
 // request and result.
-func (s *session) learn(d direction, p params) {
-	client, server := p.ClientInfo, p.ServerInfo
-	version := p.ProtocolVersion
-	if p.Meta != nil {
-		if p.Meta.ClientInfo != nil {
-			client = p.Meta.ClientInfo
-		}
-		if p.Meta.ServerInfo != nil {
-			server = p.Meta.ServerInfo
-		}
-		if p.Meta.ProtocolVersion != "" {
-			version = p.Meta.ProtocolVersion
-		}
+func (s *session) learn(from direction, said []byte) {
+	p := protocol.ReadPeers(said)
+	if p.ClientName != "" && from == toServer {
+		s.base.ClientName, s.base.ClientVersion = p.ClientName, p.ClientVersion
 	}
-	if client != nil && d == toServer {
-		s.base.ClientName, s.base.ClientVersion = client.Name, client.Version
-	}
-	if server != nil && d == toClient {
-		s.base.ServerVersion = server.Version
+	if p.ServerName != "" && from == toClient {
+		s.base.ServerVersion = p.ServerVersion
 		if s.base.Server == "" {
-			s.base.Server = server.Name
+			s.base.Server = p.ServerName
 		}
 	}
-	if version != "" {
-		s.base.ProtocolVersion = version
+	if p.Version != "" {
+		s.base.ProtocolVersion = p.Version
 	}
 }
 
@@ -258,18 +170,19 @@ func (s *session) notification(d direction, m *message, at time.Time) {
 	case "notifications/initialized", "notifications/progress", "notifications/message":
 		return // part of what they accompany
 	case "notifications/cancelled":
-		p := readParams(m.Params)
-		key := string(bytes.TrimSpace(p.RequestID))
-		if q, ok := s.pending[d].Peek(key); ok {
-			q.event.Outcome, q.event.ErrorMessage = "cancelled", p.Reason
-			s.finish(q, nil, at)
-			s.forget(d, key)
+		p := protocol.ReadRequest(m.Method, m.Params)
+		if q, ok := s.pending[d].Peek(p.Cancels); ok {
+			e := q.event
+			e.Outcome, e.ErrorMessage = "cancelled", p.Reason
+			e.Duration = uint64(max(at.UnixMicro()-e.OccurredAt, 0))
+			s.emit(emit.Record{Event: &e, Arguments: q.arguments})
+			q.settled, q.cancelled = true, true
 		}
 		return
 	}
 	e := s.base
 	e.OccurredAt, e.Kind, e.Method, e.Outcome, e.RequestBytes = at.UnixMicro(), "other", m.Method, "success", uint64(m.size)
-	s.emit(emit.Record{Event: &e, Arguments: withoutMeta(m.Params)})
+	s.emit(emit.Record{Event: &e, Arguments: protocol.ReadRequest(m.Method, m.Params).Arguments})
 }
 
 // response settles a request, which went the other way.
@@ -285,14 +198,20 @@ func (s *session) response(d direction, m *message, at time.Time) {
 		e.ResponseBytes = uint64(m.size)
 		judge(&e, m)
 		if e.Outcome == "success" {
-			e.Outcome, e.ErrorMessage = "protocol_error", "an answer to a request that was not seen, was cancelled or had its answer"
+			e.Outcome, e.ErrorMessage = "protocol_error", "an answer to a request that was not seen or had its answer"
 		}
 		s.emit(emit.Record{Event: &e})
 		return
 	}
 	s.forget(asked, m.key())
+	if q.cancelled {
+		// Cancelling and answering may cross: the call was made all the same, and
+		// whoever investigates wants to know that it was.
+		q.event.Method = "mcpaudit/answered_after_cancel"
+		q.event.Kind = "other"
+	}
 	if q.event.Method == "initialize" || q.event.Method == "server/discover" || bytes.Contains(m.Result, []byte(`"_meta"`)) {
-		s.learn(d, readParams(m.Result))
+		s.learn(d, m.Result)
 		q.event.ServerVersion, q.event.ProtocolVersion = s.base.ServerVersion, s.base.ProtocolVersion
 		q.event.ClientName, q.event.ClientVersion = s.base.ClientName, s.base.ClientVersion
 	}
@@ -345,43 +264,24 @@ func (s *session) end() {
 	}
 }
 
+// judge fills the result group from an answer.
+func judge(e *event.Event, m *message) {
+	o := protocol.JudgeResult(m.Result)
+	if m.Error != nil {
+		o = protocol.JudgeError(m.Error.Code, m.Error.Message)
+	}
+	e.Outcome, e.ErrorCode, e.ErrorMessage = o.Outcome, o.Code, o.Message
+	if e.Outcome == "denied" {
+		e.Decision, e.DecisionReason = "deny", "the server's error says so"
+	}
+}
+
 // definitions keeps the digest of every tool that a tools/list answer defines,
 // and records each definition that is new or has changed.
 func (s *session) definitions(q *request, result []byte, at time.Time) {
-	var list struct {
-		Tools []json.RawMessage `json:"tools"`
-	}
-	if json.Unmarshal(result, &list) != nil {
-		return
-	}
-	for _, raw := range list.Tools[:min(len(list.Tools), maxTools)] {
-		var t struct {
-			Name         string          `json:"name"`
-			Description  string          `json:"description"`
-			InputSchema  json.RawMessage `json:"inputSchema"`
-			OutputSchema json.RawMessage `json:"outputSchema"`
-			Annotations  struct {
-				ReadOnly    *bool `json:"readOnlyHint"`
-				Destructive *bool `json:"destructiveHint"`
-				Idempotent  *bool `json:"idempotentHint"`
-				OpenWorld   *bool `json:"openWorldHint"`
-			} `json:"annotations"`
-		}
-		if json.Unmarshal(raw, &t) != nil || t.Name == "" {
-			continue
-		}
-		schemas, _ := json.Marshal([]json.RawMessage{orNull(t.InputSchema), orNull(t.OutputSchema)})
-		digest, signals := s.redact.Definition(t.Description, schemas)
-		now := tool{digest: digest, hints: event.DefaultHints}
-		for _, h := range []struct {
-			said *bool
-			hint *bool
-		}{{t.Annotations.ReadOnly, &now.hints.ReadOnly}, {t.Annotations.Destructive, &now.hints.Destructive},
-			{t.Annotations.Idempotent, &now.hints.Idempotent}, {t.Annotations.OpenWorld, &now.hints.OpenWorld}} {
-			if h.said != nil {
-				*h.hint = *h.said
-			}
-		}
+	for _, t := range protocol.ReadTools(result, maxTools) {
+		digest, signals := s.redact.Definition(t.Description, t.Schemas)
+		now := tool{digest: digest, hints: t.Hints}
 		before, known := s.tools.Get(t.Name)
 		s.tools.Add(t.Name, now)
 		if known && before == now {
@@ -390,54 +290,12 @@ func (s *session) definitions(q *request, result []byte, at time.Time) {
 		e := s.base
 		e.OccurredAt, e.Kind, e.Method, e.Target = at.UnixMicro(), "tools_list", "tools/list", t.Name
 		e.RequestID, e.TraceID, e.SpanID, e.Outcome = q.event.RequestID, q.event.TraceID, q.event.SpanID, "success"
-		e.DefinitionDigest, e.Hints, e.ResponseBytes = digest, now.hints, uint64(len(raw))
+		e.DefinitionDigest, e.Hints, e.ResponseBytes = digest, now.hints, uint64(len(t.Definition))
 		e.Signals = signals
 		e.Labels = []event.Label{{Key: "definition", Value: "new"}}
 		if known {
 			e.Labels[0].Value = "changed"
 		}
-		s.emit(emit.Record{Event: &e})
+		s.emit(emit.Record{Event: &e, Arguments: t.Definition})
 	}
-}
-
-func orNull(raw json.RawMessage) json.RawMessage {
-	if len(raw) == 0 {
-		return json.RawMessage("null")
-	}
-	return raw
-}
-
-// withoutMeta drops _meta, which is read apart and differs from call to call.
-func withoutMeta(raw json.RawMessage) []byte {
-	if len(raw) == 0 || !bytes.Contains(raw, []byte(`"_meta"`)) {
-		return raw
-	}
-	var m map[string]json.RawMessage
-	if json.Unmarshal(raw, &m) != nil {
-		return raw
-	}
-	delete(m, "_meta")
-	out, err := json.Marshal(m)
-	if err != nil {
-		return raw
-	}
-	return out
-}
-
-// traceContext reads a W3C traceparent (Trace Context, section 3.2): version,
-// trace-id, parent-id, flags. Anything malformed is no trace.
-func traceContext(parent string) (traceID, spanID string) {
-	parts := strings.Split(parent, "-")
-	if len(parts) < 4 || len(parts[0]) != 2 || parts[0] == "ff" || len(parts[1]) != 32 || len(parts[2]) != 16 {
-		return "", ""
-	}
-	for _, p := range parts[:3] {
-		if _, err := hex.DecodeString(p); err != nil || p != strings.ToLower(p) {
-			return "", ""
-		}
-	}
-	if n, err := strconv.ParseUint(parts[2], 16, 64); err != nil || n == 0 || parts[1] == strings.Repeat("0", 32) {
-		return "", ""
-	}
-	return parts[1], parts[2]
 }

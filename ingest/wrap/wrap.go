@@ -36,11 +36,15 @@ type Emitter interface {
 type Config struct {
 	Command []string
 	Base    event.Event // who and where, the same for all events
-	// FailClosed stops the server when an event can't be kept: nothing more
-	// passes unaudited. Otherwise calls pass and the loss is reported later.
+	// FailClosed cuts the server off and stops it when an event can't be kept:
+	// nothing more passes unaudited. Otherwise calls pass and the loss is reported
+	// later.
 	FailClosed bool
 	Now        func() time.Time
 }
+
+// grace is how long a server that is cut off has to end by itself.
+const grace = 5 * time.Second
 
 // Run runs the command until it ends and returns its exit status: its own, or
 // 128 and the signal's number. Signals that arrive on signals are passed on.
@@ -68,7 +72,12 @@ func Run(ctx context.Context, cfg Config, stdin io.Reader, stdout io.Writer, std
 		// Waiting holds up the parser alone, never what passes.
 		err := em.Send(ctx, rec)
 		if cfg.FailClosed && (err != nil || !em.Accepting()) && !closedBy.Swap(true) {
+			// The pipes first: a server may take its time to end, or leave children
+			// that hold them.
+			in.Close()
+			out.Close()
 			cmd.Process.Signal(syscall.SIGTERM)
+			time.AfterFunc(grace, func() { _ = cmd.Process.Kill() }) // it may have ended
 		}
 	})
 	var parser sync.WaitGroup

@@ -1,0 +1,149 @@
+package protocol
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"strings"
+)
+
+// Request is what a request's parameters say.
+type Request struct {
+	Target    string          // tool name, resource URI or prompt name
+	Arguments json.RawMessage // what the target was given, or all parameters without _meta; nil for none
+	TaskID    string
+	Answers   bool   // it answers an input_required result: the same call again
+	Cancels   string // the id that notifications/cancelled names, as JSON
+	Reason    string // why it was cancelled
+	TraceID   string // W3C trace context of _meta; both or neither
+	SpanID    string
+}
+
+// ReadRequest reads the parameters of any method.
+func ReadRequest(method string, params []byte) Request {
+	p, err := ReadObject(params)
+	if err != nil {
+		return Request{Arguments: orNil(params)}
+	}
+	r := Request{TaskID: p.Text("taskId"), Answers: p.has("inputResponses"),
+		Cancels: string(bytes.TrimSpace(p["requestId"])), Reason: p.Text("reason")}
+	switch ref := p.Object("ref"); {
+	case p.Text("name") != "":
+		r.Target = p.Text("name")
+	case p.Text("uri") != "":
+		r.Target = p.Text("uri")
+	case ref != nil: // completion/complete
+		r.Target = ref.Text("name") + ref.Text("uri")
+	}
+	r.TraceID, r.SpanID = TraceContext(p.Object("_meta").Text("traceparent"))
+	switch {
+	case p.has("arguments"):
+		r.Arguments = p["arguments"]
+	case method == "tools/call" || method == "prompts/get" || method == "initialize" || method == "server/discover":
+		// Nothing but what is read already.
+	default:
+		r.Arguments = withoutMeta(p, params)
+	}
+	return r
+}
+
+// withoutMeta drops _meta, which is read apart and differs from call to call.
+func withoutMeta(p Object, raw []byte) json.RawMessage {
+	if _, ok := p["_meta"]; !ok {
+		return orNil(raw)
+	}
+	rest := make(Object, len(p))
+	for name, part := range p {
+		if name != "_meta" {
+			rest[name] = part
+		}
+	}
+	if len(rest) == 0 {
+		return nil
+	}
+	out, err := json.Marshal(rest)
+	if err != nil {
+		return raw
+	}
+	return out
+}
+
+func orNil(raw []byte) json.RawMessage {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil
+	}
+	return raw
+}
+
+// Kind sorts methods into the kinds of the event; an unknown one is "other".
+func Kind(method string) string {
+	switch method {
+	case "tools/call":
+		return "tool_call"
+	case "tools/list":
+		return "tools_list"
+	case "resources/read":
+		return "resource_read"
+	case "prompts/get":
+		return "prompt_get"
+	case "completion/complete":
+		return "completion"
+	case "initialize", "server/discover":
+		return "session"
+	}
+	if strings.HasPrefix(method, "tasks/") {
+		return "task"
+	}
+	return "other"
+}
+
+// Peers is what the two sides say of themselves: never an identity.
+type Peers struct {
+	ClientName, ClientVersion string
+	ServerName, ServerVersion string
+	Version                   string // of the protocol
+}
+
+// ReadPeers reads what parameters or a result say of the peers: in initialize
+// (up to 2025-11-25), or in _meta of any message (2026-07-28). What is not said
+// is empty.
+func ReadPeers(raw []byte) Peers {
+	o, err := ReadObject(raw)
+	if err != nil {
+		return Peers{}
+	}
+	const prefix = "io.modelcontextprotocol/"
+	meta := o.Object("_meta")
+	peer := func(name string) (string, string) {
+		said := o.Object(name)
+		if m := meta.Object(prefix + name); m != nil {
+			said = m
+		}
+		return said.Text("name"), said.Text("version")
+	}
+	p := Peers{Version: o.Text("protocolVersion")}
+	p.ClientName, p.ClientVersion = peer("clientInfo")
+	p.ServerName, p.ServerVersion = peer("serverInfo")
+	if v := meta.Text(prefix + "protocolVersion"); v != "" {
+		p.Version = v
+	}
+	return p
+}
+
+// TraceContext reads a W3C traceparent (Trace Context, section 3.2): version,
+// trace-id, parent-id, flags. Anything malformed is no trace.
+func TraceContext(traceparent string) (traceID, spanID string) {
+	parts := strings.Split(traceparent, "-")
+	if len(parts) < 4 || len(parts[0]) != 2 || parts[0] == "ff" || len(parts[1]) != 32 || len(parts[2]) != 16 {
+		return "", ""
+	}
+	for _, p := range parts[:3] {
+		if _, err := hex.DecodeString(p); err != nil || p != strings.ToLower(p) {
+			return "", ""
+		}
+	}
+	if strings.Trim(parts[1], "0") == "" || strings.Trim(parts[2], "0") == "" {
+		return "", ""
+	}
+	return parts[1], parts[2]
+}
