@@ -287,8 +287,8 @@ func (w *Pending) Wait(ctx context.Context) (Settled, error) {
 // then is written before it returns.
 func (p *Pipeline) Run(ctx context.Context) error {
 	id, last, err := p.store.Log(ctx, p.cfg.LogName, p.now())
-	if ctx.Err() != nil {
-		return nil // stopped before it began
+	if err != nil && ctx.Err() != nil {
+		return nil //nolint:nilerr // stopped before it began: nothing was taken
 	}
 	if err != nil {
 		return fmt.Errorf("start ingest: %w", err)
