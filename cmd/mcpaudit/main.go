@@ -126,12 +126,3 @@ func (s *surroundings) dataHome() string {
 }
 
 func (s *surroundings) engineDir() string { return filepath.Join(s.dataHome(), "engine") }
-
-// keyFile is where emitters of this user keep their redaction key, so that
-// digests of all of them can be compared.
-func (s *surroundings) keyFile() string {
-	if dir := s.env("XDG_CONFIG_HOME"); dir != "" {
-		return filepath.Join(dir, "mcpaudit", "redact.key")
-	}
-	return filepath.Join(s.home, ".config", "mcpaudit", "redact.key")
-}

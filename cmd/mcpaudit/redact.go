@@ -12,9 +12,9 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
-	"github.com/mcpaudit/mcpaudit/internal/app"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
@@ -38,11 +38,11 @@ class, to search stored events for.`,
 		var err error
 		switch {
 		case keyFile != "":
-			key, err = app.ReadKey(keyFile)
+			key, err = keyfile.Read(keyFile)
 		case lookup != "":
 			err = errors.New("look up a pseudonym: name the key that made it, with --key-file")
 		default:
-			key = app.NewKey()
+			key = keyfile.New()
 			fmt.Fprintln(s.stderr, "mcpaudit: no --key-file, so this run has a key of its own: its digests and pseudonyms match no other run's")
 		}
 		if err != nil {

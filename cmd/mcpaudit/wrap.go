@@ -18,9 +18,9 @@ import (
 
 	"github.com/mcpaudit/mcpaudit/ingest/emit"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
 	"github.com/mcpaudit/mcpaudit/ingest/wrap"
-	"github.com/mcpaudit/mcpaudit/internal/app"
 )
 
 func wrapCommand(s *surroundings) *cobra.Command {
@@ -57,7 +57,7 @@ Put it in front of the command in your client's configuration.`,
 	f.StringVar(&agent, "agent", s.env("MCPAUDIT_AGENT"), "id of the agent that calls ($MCPAUDIT_AGENT)")
 	f.StringVar(&spool, "spool", emit.DefaultSpool(s.env, s.home), "folder for events that wait")
 	f.Int64Var(&limit, "spool-limit", 256<<20, "most bytes that wait on disk")
-	f.StringVar(&keyFile, "key-file", orDefault("MCPAUDIT_REDACT_KEY_FILE", s.keyFile()), "file with the redaction key, made when missing ($MCPAUDIT_REDACT_KEY_FILE)")
+	f.StringVar(&keyFile, "key-file", orDefault("MCPAUDIT_REDACT_KEY_FILE", keyfile.Default(s.env, s.home)), "file with the redaction key, made when missing ($MCPAUDIT_REDACT_KEY_FILE)")
 	f.StringVar(&fail, "fail", "open", "open: calls pass when they can't be audited; closed: the server is stopped")
 	f.DurationVar(&flush, "flush", 2*time.Second, "how long to wait at the end for the service; what is left is sent next time")
 	f.BoolVarP(&quiet, "quiet", "q", false, "say nothing but errors")
@@ -70,7 +70,7 @@ Put it in front of the command in your client's configuration.`,
 			level = slog.LevelError
 		}
 		log := slog.New(slog.NewTextHandler(s.stderr, &slog.HandlerOptions{Level: level})).With("from", "mcpaudit wrap")
-		key, _, err := app.ReadOrMakeKey(keyFile)
+		key, _, err := keyfile.ReadOrMake(keyFile)
 		if err != nil {
 			return err
 		}

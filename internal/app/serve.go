@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/mcpaudit/mcpaudit/ingest"
+	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
 	"github.com/mcpaudit/mcpaudit/ingest/rpc"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
@@ -177,10 +178,10 @@ func OpenStore(ctx context.Context, cfg Config, engineDirs []string) (*store.Sto
 }
 
 func newRedactor(c RedactConfig, log *slog.Logger) (*redact.Redactor, error) {
-	key := NewKey()
+	key := keyfile.New()
 	if c.KeyFile != "" {
 		var err error
-		if key, err = ReadKey(c.KeyFile); err != nil {
+		if key, err = keyfile.Read(c.KeyFile); err != nil {
 			return nil, err
 		}
 	} else {

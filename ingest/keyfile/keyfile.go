@@ -1,4 +1,6 @@
-package app
+// Package keyfile keeps the redaction key in a file of its owner: the key with
+// which emitters make digests, marks and pseudonyms.
+package keyfile
 
 import (
 	"crypto/rand"
@@ -14,16 +16,25 @@ import (
 // keyBytes is the length of a redaction key.
 const keyBytes = 32
 
-// NewKey makes a redaction key.
-func NewKey() []byte {
+// Default is where the emitters of one user keep their key, so that the digests of
+// all of them can be compared (XDG Base Directory specification).
+func Default(env func(string) string, home string) string {
+	if dir := env("XDG_CONFIG_HOME"); dir != "" {
+		return filepath.Join(dir, "mcpaudit", "redact.key")
+	}
+	return filepath.Join(home, ".config", "mcpaudit", "redact.key")
+}
+
+// New makes a redaction key.
+func New() []byte {
 	key := make([]byte, keyBytes)
 	rand.Read(key)
 	return key
 }
 
-// ReadKey reads a redaction key: 64 hex digits in a file that only its owner
+// Read reads a redaction key: 64 hex digits in a file that only its owner
 // may read.
-func ReadKey(file string) ([]byte, error) {
+func Read(file string) ([]byte, error) {
 	info, err := os.Stat(file)
 	if err != nil {
 		return nil, fmt.Errorf("read redaction key: %w", err)
@@ -42,10 +53,10 @@ func ReadKey(file string) ([]byte, error) {
 	return key, nil
 }
 
-// ReadOrMakeKey reads the key of a file and makes the file when there is none.
+// ReadOrMake reads the key of a file and makes the file when there is none.
 // Two processes that make it at the same time end up with one key.
-func ReadOrMakeKey(file string) (key []byte, made bool, err error) {
-	key, err = ReadKey(file)
+func ReadOrMake(file string) (key []byte, made bool, err error) {
+	key, err = Read(file)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, false, err
 	}
@@ -57,7 +68,7 @@ func ReadOrMakeKey(file string) (key []byte, made bool, err error) {
 		return nil, false, fmt.Errorf("make redaction key: %w", err)
 	}
 	defer os.Remove(f.Name())
-	_, err = f.WriteString(hex.EncodeToString(NewKey()) + "\n")
+	_, err = f.WriteString(hex.EncodeToString(New()) + "\n")
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Link(f.Name(), file) // never over a key that another process made
 	}
@@ -65,6 +76,6 @@ func ReadOrMakeKey(file string) (key []byte, made bool, err error) {
 		return nil, false, fmt.Errorf("make redaction key: %w", err)
 	}
 	made = err == nil
-	key, err = ReadKey(file)
+	key, err = Read(file)
 	return key, made, err
 }

@@ -1,4 +1,4 @@
-package app
+package keyfile
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 
 func TestAKeyIsMadeForItsOwnerAloneAndReadBack(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "deep", "er", "redact.key")
-	key, made, err := ReadOrMakeKey(file)
+	key, made, err := ReadOrMake(file)
 	if err != nil || !made || len(key) != 32 || bytes.Equal(key, make([]byte, 32)) {
 		t.Fatalf("%x, made %v, %v", key, made, err)
 	}
@@ -21,12 +21,12 @@ func TestAKeyIsMadeForItsOwnerAloneAndReadBack(t *testing.T) {
 			t.Errorf("%s has mode %v, want %v; %v", path, info.Mode(), want, err)
 		}
 	}
-	again, made, err := ReadOrMakeKey(file)
+	again, made, err := ReadOrMake(file)
 	if err != nil || made || !bytes.Equal(again, key) {
 		t.Errorf("the second time %x, made %v, %v; want %x", again, made, err, key)
 	}
-	if read, err := ReadKey(file); err != nil || !bytes.Equal(read, key) {
-		t.Errorf("ReadKey: %x, %v", read, err)
+	if read, err := Read(file); err != nil || !bytes.Equal(read, key) {
+		t.Errorf("Read: %x, %v", read, err)
 	}
 	if left, err := os.ReadDir(filepath.Dir(file)); err != nil || len(left) != 1 {
 		t.Errorf("%v is left in the folder, %v", left, err)
@@ -40,7 +40,7 @@ func TestManyThatMakeAKeyEndUpWithOne(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
-			key, made, err := ReadOrMakeKey(file)
+			key, made, err := ReadOrMake(file)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -81,7 +81,7 @@ func TestABadKeyFileIsRefusedAndNeverQuoted(t *testing.T) {
 				t.Fatal(err)
 			}
 			for range 2 { // a file that is there is never made anew
-				_, _, err := ReadOrMakeKey(file)
+				_, _, err := ReadOrMake(file)
 				if err == nil || !strings.HasPrefix(err.Error(), "read redaction key: ") || !strings.Contains(err.Error(), c.want) ||
 					!strings.Contains(err.Error(), file) || strings.Contains(err.Error(), "0123456789") {
 					t.Errorf("%v, want %q", err, c.want)
@@ -93,7 +93,7 @@ func TestABadKeyFileIsRefusedAndNeverQuoted(t *testing.T) {
 	if err := os.WriteFile(file, []byte("\n "+strings.ToUpper(good)+" \r\n"), 0o400); err != nil {
 		t.Fatal(err)
 	}
-	if key, err := ReadKey(file); err != nil || hex.EncodeToString(key) != good {
+	if key, err := Read(file); err != nil || hex.EncodeToString(key) != good {
 		t.Errorf("white space around a key: %x, %v", key, err)
 	}
 }
