@@ -65,6 +65,10 @@ type Record struct {
 	Event     *event.Event
 	Arguments []byte // raw JSON, nil for none
 	Result    []byte // raw JSON, nil for none
+	// Make, when it is set, makes the records that are kept in place of this one:
+	// work that would hold up the caller. One goroutine calls it, in the order in
+	// which records were emitted. It must not panic.
+	Make func() []Record
 }
 
 // ErrLost says that an event was not taken: the queue is full because the disk
@@ -100,6 +104,7 @@ type Emitter struct {
 	counted  chan struct{} // closed when pending counts the backlog too
 	fault    atomic.Bool   // the last append to the spool failed
 	emitted  atomic.Uint64
+	kept     atomic.Uint64 // of emitted: written to the spool, or lost for good
 	acked    atomic.Uint64
 	rejected atomic.Uint64
 	lost     atomic.Uint64
@@ -249,6 +254,22 @@ func (e *Emitter) Stats() Stats {
 	return Stats{e.emitted.Load(), e.acked.Load(), e.rejected.Load(), e.lost.Load(), uint64(max(e.pending.Load(), 0))}
 }
 
+// Flush returns when what was emitted before is in the spool, or lost and
+// counted, or ctx has ended.
+func (e *Emitter) Flush(ctx context.Context) error {
+	for emitted := e.emitted.Load(); e.kept.Load() < emitted; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// Redactor is what the emitter redacts with.
+func (e *Emitter) Redactor() *redact.Redactor { return e.redact }
+
 // Close writes what was emitted to the spool, then delivers until everything is
 // acknowledged or ctx ends. What is left stays in the spool for the next Open;
 // the error says how much.
@@ -281,22 +302,30 @@ func (e *Emitter) Close(ctx context.Context) error {
 
 // work is the only goroutine that writes the spool.
 func (e *Emitter) work() {
+	losses := time.NewTicker(reportEvery)
+	defer losses.Stop()
 	for {
 		select {
 		case r := <-e.queue:
 			e.keep(e.gather(r))
+		case <-losses.C:
+			e.keep(nil)
 		case <-e.closing:
 			for {
 				select {
 				case r := <-e.queue:
 					e.keep(e.gather(r))
 				default:
+					e.keep(nil)
 					return
 				}
 			}
 		}
 	}
 }
+
+// reportEvery is how soon a loss becomes an event when nothing else is emitted.
+const reportEvery = 5 * time.Second
 
 // gather takes what comes within the linger time, so that a burst is written
 // and synced together.
@@ -322,18 +351,33 @@ func (e *Emitter) gather(first Record) []Record {
 	return records
 }
 
-// keep redacts records and appends them to the spool. A sequence number is used
-// up only by an event that is in the spool.
+// keep redacts records and appends them to the spool, with a report of what was
+// lost before them. A sequence number is used up only by an event that is in the
+// spool.
 func (e *Emitter) keep(records []Record) {
-	if lost := e.lost.Load(); lost > e.reported {
-		if e.write(append([]Record{e.lossRecord(lost - e.reported)}, records...)) {
-			e.reported = lost
-			return
-		}
-	} else if e.write(records) {
-		return
+	made := make([]Record, 0, len(records)+1)
+	lost := e.lost.Load()
+	if lost > e.reported {
+		made = append(made, e.lossRecord(lost-e.reported))
 	}
-	e.lost.Add(uint64(len(records)))
+	for _, r := range records {
+		if r.Make == nil {
+			made = append(made, r)
+			continue
+		}
+		made = append(made, r.Make()...)
+	}
+	switch {
+	case len(made) == 0:
+	case e.write(made):
+		e.reported = lost
+	default:
+		e.lost.Add(uint64(len(made)))
+		if lost > e.reported {
+			e.lost.Add(^uint64(0)) // the report itself is no event
+		}
+	}
+	e.kept.Add(uint64(len(records)))
 }
 
 func (e *Emitter) write(records []Record) bool {

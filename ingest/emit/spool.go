@@ -59,7 +59,7 @@ type position struct {
 
 const (
 	segmentMagic = "mcpaudit spool 1\n"
-	segmentSize  = 4 << 20 // a segment that has grown past this is closed
+	segmentSize  = 4 << 20 // a segment that has grown past this, or a quarter of the limit, is closed
 	maxRecord    = 8 << 20
 )
 
@@ -219,6 +219,10 @@ func appendRecord(b, data []byte) []byte {
 	return append(b, data...)
 }
 
+// segmentMax keeps segments small beside the limit: room comes back a segment at
+// a time.
+func (s *spool) segmentMax() int64 { return min(segmentSize, s.limit/4) }
+
 // append writes records and syncs them; each uses up one sequence number. After
 // an error none of them is in the spool.
 func (s *spool) append(records [][]byte) error {
@@ -229,7 +233,7 @@ func (s *spool) append(records [][]byte) error {
 	if s.total+int64(len(b)) > s.limit {
 		return errSpoolFull
 	}
-	if s.size > segmentSize {
+	if s.size > s.segmentMax() {
 		if err := s.roll(); err != nil {
 			return fmt.Errorf("begin a spool segment: %w", err)
 		}
@@ -304,7 +308,7 @@ func (s *spool) ack(p position) error {
 		}
 		s.segments = s.segments[1:]
 	}
-	if p == s.tail && s.size > segmentSize/4 {
+	if p == s.tail && s.size > s.segmentMax()/4 {
 		return s.renew()
 	}
 	return nil

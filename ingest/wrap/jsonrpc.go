@@ -41,6 +41,14 @@ func (m *message) hasID() bool {
 // not.
 func (m *message) key() string { return string(bytes.TrimSpace(m.ID)) }
 
+// outcome is what came of the request that this answers.
+func (m *message) outcome() protocol.Outcome {
+	if m.Error != nil {
+		return protocol.JudgeError(m.Error.Code, m.Error.Message)
+	}
+	return protocol.JudgeResult(m.Result)
+}
+
 const maxBatch = 1000
 
 var errNotJSONRPC = errors.New("neither a request, a notification nor an answer")

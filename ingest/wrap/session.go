@@ -21,50 +21,33 @@ const (
 	toClient
 )
 
-// Bounds of what a session remembers, against a peer that never answers or a
-// server that invents tools.
-const (
-	maxPending = 10000
-	maxTools   = 5000
-	maxRetries = 10000
-)
+// maxPending bounds the requests that wait, against a peer that never answers.
+const maxPending = 10000
 
 // session makes records of the messages that pass. One goroutine feeds it, in
 // the order in which messages passed; a request is fed before the server sees
 // it, so an answer never comes before its request.
 type session struct {
-	base   event.Event // what every event of the session has
-	redact *redact.Redactor
-	emit   func(emit.Record)
-
+	base    event.Event // what every event of the session has
+	calls   *emit.Calls
+	emit    func(emit.Record)
 	pending map[direction]*simplelru.LRU[string, *request]
-	tools   *simplelru.LRU[string, tool]
-	retries *simplelru.LRU[string, uint32] // next attempt of a logical call
 }
 
 // request waits for its answer.
 type request struct {
 	event     event.Event
 	arguments []byte
-	retryKey  string
 	settled   bool
 	cancelled bool // an event says so; the answer may still come
 }
 
-// tool is what tools/list said of one.
-type tool struct {
-	digest event.Digest
-	hints  event.Hints
-}
-
-func newSession(base event.Event, r *redact.Redactor, emit func(emit.Record)) *session {
+func newSession(base event.Event, r *redact.Redactor, keep func(emit.Record)) *session {
 	base.Hints = event.DefaultHints
-	s := &session{base: base, redact: r, emit: emit, pending: map[direction]*simplelru.LRU[string, *request]{}}
+	s := &session{base: base, calls: emit.NewCalls(r), emit: keep, pending: map[direction]*simplelru.LRU[string, *request]{}}
 	for _, d := range []direction{toServer, toClient} {
 		s.pending[d], _ = simplelru.NewLRU(maxPending, func(_ string, q *request) { s.unanswered(q) })
 	}
-	s.tools, _ = simplelru.NewLRU[string, tool](maxTools, nil)
-	s.retries, _ = simplelru.NewLRU[string, uint32](maxRetries, nil)
 	return s
 }
 
@@ -118,33 +101,10 @@ func (s *session) request(d direction, m *message, at time.Time) {
 	p := protocol.ReadRequest(m.Method, m.Params)
 	q := &request{event: s.base, arguments: p.Arguments}
 	e := &q.event
-	e.OccurredAt, e.Kind, e.Method, e.RequestID = at.UnixMicro(), protocol.Kind(m.Method), m.Method, m.key()
-	e.RequestBytes, e.Target, e.TaskID = uint64(m.size), p.Target, p.TaskID
-	e.TraceID, e.SpanID = p.TraceID, p.SpanID
-	if t, ok := s.tools.Get(e.Target); ok && e.Kind == "tool_call" {
-		e.DefinitionDigest, e.Hints = t.digest, t.hints
-	}
-	s.countAttempt(q, p)
+	e.OccurredAt, e.Method, e.RequestID, e.RequestBytes = at.UnixMicro(), m.Method, m.key(), uint64(m.size)
+	s.calls.Asked(e, p)
 	s.pending[d].Remove(m.key()) // an id that is used again: the first one will not be answered
 	s.pending[d].Add(m.key(), q)
-}
-
-// countAttempt marks legitimate repetition: an answer to input_required and a
-// poll of a task are the same logical call again.
-func (s *session) countAttempt(q *request, p protocol.Request) {
-	switch {
-	case q.event.Kind == "task" && p.TaskID != "":
-		q.retryKey = q.event.Method + "\x00" + p.TaskID
-		n, _ := s.retries.Get(q.retryKey)
-		q.event.Attempt = n
-		s.retries.Add(q.retryKey, n+1)
-	case q.event.Kind == "tool_call" || q.event.Kind == "prompt_get" || q.event.Kind == "resource_read":
-		q.retryKey = q.event.Method + "\x00" + q.event.Target + "\x00" + string(q.arguments[:min(len(q.arguments), 4096)])
-		if p.Answers {
-			n, _ := s.retries.Get(q.retryKey)
-			q.event.Attempt = max(n, 1)
-		}
-	}
 }
 
 // learn keeps what a peer says of itself: once, in initialize, or with each
@@ -196,7 +156,8 @@ func (s *session) response(d direction, m *message, at time.Time) {
 		e := s.base
 		e.OccurredAt, e.Kind, e.Method, e.RequestID = at.UnixMicro(), "other", "mcpaudit/unasked", m.key()
 		e.ResponseBytes = uint64(m.size)
-		judge(&e, m)
+		o := m.outcome()
+		e.Outcome, e.ErrorCode, e.ErrorMessage = o.Outcome, o.Code, o.Message
 		if e.Outcome == "success" {
 			e.Outcome, e.ErrorMessage = "protocol_error", "an answer to a request that was not seen or had its answer"
 		}
@@ -215,22 +176,20 @@ func (s *session) response(d direction, m *message, at time.Time) {
 		q.event.ServerVersion, q.event.ProtocolVersion = s.base.ServerVersion, s.base.ProtocolVersion
 		q.event.ClientName, q.event.ClientVersion = s.base.ClientName, s.base.ClientVersion
 	}
-	q.event.ResponseBytes = uint64(m.size)
-	judge(&q.event, m)
-	if q.event.Outcome == "input_required" && q.retryKey != "" {
-		s.retries.Add(q.retryKey, q.event.Attempt+1)
-	}
-	if q.event.Method == "ping" && q.event.Outcome == "success" {
-		return
-	}
 	result := m.Result
 	if m.Error != nil {
 		result = m.Error.Data
 	}
-	if q.event.Kind == "tools_list" {
-		s.definitions(q, m.Result, at)
+	e := &q.event
+	e.ResponseBytes, e.Duration = uint64(m.size), uint64(max(at.UnixMicro()-e.OccurredAt, 0))
+	definitions := s.calls.Answered(e, q.arguments, m.Result, m.outcome())
+	if e.Method == "ping" && e.Outcome == "success" {
+		return
 	}
-	s.finish(q, result, at)
+	for _, r := range definitions {
+		s.emit(r)
+	}
+	s.emit(emit.Record{Event: e, Arguments: q.arguments, Result: result})
 }
 
 // forget drops a settled request without reporting it as unanswered.
@@ -239,12 +198,6 @@ func (s *session) forget(d direction, key string) {
 		q.settled = true
 		s.pending[d].Remove(key)
 	}
-}
-
-func (s *session) finish(q *request, result []byte, at time.Time) {
-	e := q.event
-	e.Duration = uint64(max(at.UnixMicro()-e.OccurredAt, 0))
-	s.emit(emit.Record{Event: &e, Arguments: q.arguments, Result: result})
 }
 
 // unanswered records a request that will have no answer.
@@ -261,41 +214,5 @@ func (s *session) unanswered(q *request) {
 func (s *session) end() {
 	for _, d := range []direction{toServer, toClient} {
 		s.pending[d].Purge()
-	}
-}
-
-// judge fills the result group from an answer.
-func judge(e *event.Event, m *message) {
-	o := protocol.JudgeResult(m.Result)
-	if m.Error != nil {
-		o = protocol.JudgeError(m.Error.Code, m.Error.Message)
-	}
-	e.Outcome, e.ErrorCode, e.ErrorMessage = o.Outcome, o.Code, o.Message
-	if e.Outcome == "denied" {
-		e.Decision, e.DecisionReason = "deny", "the server's error says so"
-	}
-}
-
-// definitions keeps the digest of every tool that a tools/list answer defines,
-// and records each definition that is new or has changed.
-func (s *session) definitions(q *request, result []byte, at time.Time) {
-	for _, t := range protocol.ReadTools(result, maxTools) {
-		digest, signals := s.redact.Definition(t.Description, t.Schemas)
-		now := tool{digest: digest, hints: t.Hints}
-		before, known := s.tools.Get(t.Name)
-		s.tools.Add(t.Name, now)
-		if known && before == now {
-			continue
-		}
-		e := s.base
-		e.OccurredAt, e.Kind, e.Method, e.Target = at.UnixMicro(), "tools_list", "tools/list", t.Name
-		e.RequestID, e.TraceID, e.SpanID, e.Outcome = q.event.RequestID, q.event.TraceID, q.event.SpanID, "success"
-		e.DefinitionDigest, e.Hints, e.ResponseBytes = digest, now.hints, uint64(len(t.Definition))
-		e.Signals = signals
-		e.Labels = []event.Label{{Key: "definition", Value: "new"}}
-		if known {
-			e.Labels[0].Value = "changed"
-		}
-		s.emit(emit.Record{Event: &e, Arguments: t.Definition})
 	}
 }
