@@ -10,7 +10,7 @@ import (
 // Request is what a request's parameters say.
 type Request struct {
 	Target    string          // tool name, resource URI or prompt name
-	Arguments json.RawMessage // what the target was given, or all parameters without _meta; nil for none
+	Arguments json.RawMessage // of a tool or prompt; for other methods all parameters without _meta; nil for none
 	TaskID    string
 	Answers   bool   // it answers an input_required result: the same call again
 	Cancels   string // the id that notifications/cancelled names, as JSON
@@ -27,23 +27,25 @@ func ReadRequest(method string, params []byte) Request {
 	}
 	r := Request{TaskID: p.Text("taskId"), Answers: p.has("inputResponses"),
 		Cancels: string(bytes.TrimSpace(p["requestId"])), Reason: p.Text("reason")}
-	switch ref := p.Object("ref"); {
-	case p.Text("name") != "":
-		r.Target = p.Text("name")
-	case p.Text("uri") != "":
-		r.Target = p.Text("uri")
-	case ref != nil: // completion/complete
-		r.Target = ref.Text("name") + ref.Text("uri")
-	}
 	r.TraceID, r.SpanID = TraceContext(p.Object("_meta").Text("traceparent"))
-	switch {
-	case p.has("arguments"):
-		r.Arguments = p["arguments"]
-	case method == "tools/call" || method == "prompts/get" || method == "initialize" || method == "server/discover":
-		// Nothing but what is read already.
-	default:
-		r.Arguments = withoutMeta(p, params)
+	// Each method's own parameters and no others: servers ignore what they don't
+	// know, so that a client could show the audit what no server reads.
+	switch method {
+	case "tools/call", "prompts/get":
+		r.Target, r.Arguments = p.Text("name"), orNil(p["arguments"])
+		return r
+	case "initialize", "server/discover":
+		return r // nothing but what is read already
+	case "resources/read", "resources/subscribe", "resources/unsubscribe":
+		r.Target = p.Text("uri")
+	case "completion/complete":
+		if ref := p.Object("ref"); ref.Text("type") == "ref/resource" {
+			r.Target = ref.Text("uri")
+		} else {
+			r.Target = ref.Text("name")
+		}
 	}
+	r.Arguments = withoutMeta(p, params)
 	return r
 }
 

@@ -54,8 +54,9 @@ const maxBatch = 1000
 var errNotJSONRPC = errors.New("neither a request, a notification nor an answer")
 
 // parse reads one line: a message, or a batch of them (JSON-RPC 2.0 section 6,
-// MCP 2025-03-26). It never changes the line.
-func parse(line []byte) ([]message, error) {
+// MCP 2025-03-26). It never changes the line. What can't be read is among the
+// errors; it hides nothing beside it, since a server may act on the rest.
+func parse(line []byte) (messages []message, unread []error) {
 	line = bytes.TrimSpace(line)
 	if len(line) == 0 {
 		return nil, nil
@@ -64,26 +65,38 @@ func parse(line []byte) ([]message, error) {
 	if line[0] == '[' {
 		var err error
 		if raw, err = protocol.ReadList(line); err != nil {
-			return nil, fmt.Errorf("read a JSON-RPC batch: %w", err)
+			return nil, []error{fmt.Errorf("read a JSON-RPC batch: %w", err)}
 		}
-		if len(raw) == 0 || len(raw) > maxBatch {
-			return nil, fmt.Errorf("read a JSON-RPC batch: it has %d messages", len(raw))
+		if len(raw) == 0 {
+			return nil, []error{errors.New("read a JSON-RPC batch: it is empty")}
+		}
+		if len(raw) > maxBatch {
+			unread = append(unread, fmt.Errorf("read a JSON-RPC batch: of its %d messages only %d are read", len(raw), maxBatch))
+			raw = raw[:maxBatch]
 		}
 	}
-	out := make([]message, len(raw))
-	for i, r := range raw {
-		o, err := protocol.ReadObject(r)
+	for _, r := range raw {
+		m, err := parseOne(r)
 		if err != nil {
-			return nil, fmt.Errorf("read a JSON-RPC message: %w", err)
+			unread = append(unread, fmt.Errorf("read a JSON-RPC message: %w", err))
+			continue
 		}
-		m := &out[i]
-		*m = message{ID: o["id"], Method: o.Text("method"), Params: o["params"], Result: o["result"], size: len(r)}
-		if e := o.Object("error"); e != nil {
-			m.Error = &rpcError{Code: string(e["code"]), Message: e.Text("message"), Data: e["data"]}
-		}
-		if !m.isRequest() && !m.isNotification() && !m.isResponse() && m.Error == nil {
-			return nil, fmt.Errorf("read a JSON-RPC message: %w", errNotJSONRPC)
-		}
+		messages = append(messages, m)
 	}
-	return out, nil
+	return messages, unread
+}
+
+func parseOne(raw []byte) (message, error) {
+	o, err := protocol.ReadObject(raw)
+	if err != nil {
+		return message{}, err
+	}
+	m := message{ID: o["id"], Method: o.Text("method"), Params: o["params"], Result: o["result"], size: len(raw)}
+	if e := o.Object("error"); e != nil {
+		m.Error = &rpcError{Code: string(e["code"]), Message: e.Text("message"), Data: e["data"]}
+	}
+	if !m.isRequest() && !m.isNotification() && !m.isResponse() && m.Error == nil {
+		return message{}, errNotJSONRPC
+	}
+	return m, nil
 }

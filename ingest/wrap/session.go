@@ -24,6 +24,9 @@ const (
 // maxPending bounds the requests that wait, against a peer that never answers.
 const maxPending = 10000
 
+// maxUnread bounds the events of one line of garbage.
+const maxUnread = 10
+
 // session makes records of the messages that pass. One goroutine feeds it, in
 // the order in which messages passed; a request is fed before the server sees
 // it, so an answer never comes before its request.
@@ -52,12 +55,26 @@ func newSession(base event.Event, r *redact.Redactor, keep func(emit.Record)) *s
 }
 
 // line takes one line that passed at a time.
+//
+// JSON allows a carriage return between its parts, and a peer that reads text
+// with universal newlines, such as Python's, ends a line there. What it then sees
+// is recorded beside the whole.
 func (s *session) line(d direction, line []byte, at time.Time) {
-	messages, err := parse(line)
-	if err != nil {
-		s.unparsed(d, len(line), err.Error(), at)
+	s.read(d, line, at)
+	parts := bytes.Split(bytes.TrimSpace(line), []byte("\r"))
+	if len(parts) == 1 {
 		return
 	}
+	s.unparsed(d, len(line), "a carriage return inside a message: one peer may read it as a whole and another in parts; both are recorded", at)
+	for _, part := range parts[:min(len(parts), maxBatch)] {
+		if messages, _ := parse(part); len(messages) > 0 {
+			s.read(d, part, at)
+		}
+	}
+}
+
+func (s *session) read(d direction, line []byte, at time.Time) {
+	messages, unread := parse(line)
 	for i := range messages {
 		m := &messages[i]
 		switch {
@@ -68,6 +85,9 @@ func (s *session) line(d direction, line []byte, at time.Time) {
 		default:
 			s.response(d, m, at)
 		}
+	}
+	for _, err := range unread[:min(len(unread), maxUnread)] {
+		s.unparsed(d, len(line), err.Error(), at)
 	}
 }
 
@@ -183,8 +203,8 @@ func (s *session) response(d direction, m *message, at time.Time) {
 	e := &q.event
 	e.ResponseBytes, e.Duration = uint64(m.size), uint64(max(at.UnixMicro()-e.OccurredAt, 0))
 	definitions := s.calls.Answered(e, q.arguments, m.Result, m.outcome())
-	if e.Method == "ping" && e.Outcome == "success" {
-		return
+	if e.Method == "ping" && e.Outcome == "success" && q.arguments == nil && string(bytes.TrimSpace(m.Result)) == "{}" {
+		return // a sign of life, and nothing else
 	}
 	for _, r := range definitions {
 		s.emit(r)

@@ -29,6 +29,7 @@ func testRedactor(t testing.TB) *redact.Redactor {
 // recorded. Lines of the first part:
 //
 //	# a comment
+//	␍ in a line is a carriage return
 //	> a line from the client
 //	< a line from the server
 //	+250ms   time passes
@@ -78,7 +79,7 @@ func play(t *testing.T, script string) string {
 		case line == "end":
 			s.end()
 		case strings.HasPrefix(line, "> "):
-			s.line(toServer, []byte(line[2:]), now)
+			s.line(toServer, []byte(strings.ReplaceAll(line[2:], "␍", "\r")), now)
 		case strings.HasPrefix(line, "< "):
 			s.line(toClient, []byte(line[2:]), now)
 		case line[0] == '+':
