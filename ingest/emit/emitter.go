@@ -12,13 +12,13 @@
 package emit
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -27,6 +27,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/proto"
@@ -46,8 +47,9 @@ type Config struct {
 	Name string
 	// Spool is the folder under which spools are kept; required.
 	Spool string
-	// SpoolLimit bounds the spool on disk, in bytes; default 256 MiB. When it is
-	// reached the newest events are lost, counted, and the loss is an event.
+	// SpoolLimit bounds the spool on disk, in bytes; default 256 MiB, at least 16
+	// KiB. When it is reached the newest events are lost, counted, and the loss is
+	// an event: for that a little more is used.
 	SpoolLimit int64
 	// Queue is how many records wait in memory for redaction; default 1024.
 	Queue int
@@ -58,6 +60,8 @@ type Config struct {
 	Dial []grpc.DialOption
 	// Now is the clock; default time.Now.
 	Now func() time.Time
+	// Base is what the emitter's own events have: tenant, environment, server.
+	Base event.Event
 }
 
 // Record is an event and the raw content that redaction makes its content of.
@@ -65,15 +69,29 @@ type Record struct {
 	Event     *event.Event
 	Arguments []byte // raw JSON, nil for none
 	Result    []byte // raw JSON, nil for none
+	// Dropped, when it is set, is why the content is not in this record; the event
+	// says so.
+	Dropped string
 	// Make, when it is set, makes the records that are kept in place of this one:
 	// work that would hold up the caller. One goroutine calls it, in the order in
-	// which records were emitted. It must not panic.
+	// which records were emitted. Size is about how many bytes it holds
+	// meanwhile.
 	Make func() []Record
+	Size int
 }
 
-// ErrLost says that an event was not taken: the queue is full because the disk
-// is stuck, or the emitter is closed. The loss is counted and will be reported
-// to the service as an event of its own.
+// queueBytes bounds the content that waits in memory for redaction.
+const queueBytes = 64 << 20
+
+// weight is what a record takes of queueBytes.
+func (r *Record) weight() int64 {
+	const overhead = 2000 // an event and its texts
+	return min(int64(len(r.Arguments)+len(r.Result)+r.Size+overhead), queueBytes)
+}
+
+// ErrLost says that an event was not taken: the queue is full, because redaction
+// or the disk can't keep up, or the emitter is closed. The loss is counted and
+// will be reported to the service as an event of its own.
 var ErrLost = errors.New("the audit queue is full")
 
 // Stats of an emitter since it was opened.
@@ -91,7 +109,9 @@ type Emitter struct {
 	client pb.IngestServiceClient
 
 	queue   chan Record
+	room    *semaphore.Weighted // bytes of the queue
 	closing chan struct{}
+	hurry   chan struct{} // closed when there is no more time to redact
 	once    sync.Once
 	worker  sync.WaitGroup
 	cancel  context.CancelFunc // ends the shipper
@@ -104,7 +124,7 @@ type Emitter struct {
 	counted  chan struct{} // closed when pending counts the backlog too
 	fault    atomic.Bool   // the last append to the spool failed
 	emitted  atomic.Uint64
-	kept     atomic.Uint64 // of emitted: written to the spool, or lost for good
+	kept     atomic.Uint64 // of emitted: in the spool, or lost for good
 	acked    atomic.Uint64
 	rejected atomic.Uint64
 	lost     atomic.Uint64
@@ -116,10 +136,16 @@ type Emitter struct {
 // hears what an operator should know.
 func Open(cfg Config, r *redact.Redactor, log *slog.Logger) (*Emitter, error) {
 	if cfg.Spool == "" || cfg.Name == "" || cfg.Address == "" {
-		return nil, errors.New("open emitter: address, name and spool folder are needed")
+		return nil, errors.New("open emitter: it needs the service's address, a name and a spool folder, and not all are given")
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.SpoolLimit == 0 {
 		cfg.SpoolLimit = 256 << 20
+	}
+	if cfg.SpoolLimit < minSpool {
+		return nil, fmt.Errorf("open emitter: a spool of %d bytes is too small to be of use; give it at least %d", cfg.SpoolLimit, minSpool)
 	}
 	if cfg.Queue == 0 {
 		cfg.Queue = 1024
@@ -145,12 +171,11 @@ func Open(cfg Config, r *redact.Redactor, log *slog.Logger) (*Emitter, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	e := &Emitter{
 		cfg: cfg, redact: r, log: log, conn: conn, client: pb.NewIngestServiceClient(conn),
-		queue: make(chan Record, cfg.Queue), closing: make(chan struct{}), cancel: cancel,
+		queue: make(chan Record, cfg.Queue), room: semaphore.NewWeighted(queueBytes), closing: make(chan struct{}), hurry: make(chan struct{}), cancel: cancel,
 		spool: s, sent: s.first(), wake: make(chan struct{}, 1), counted: make(chan struct{}),
 	}
 	if s.cut {
-		e.lost.Add(1) // at least: how many were in the torn end is not known
-		log.Warn("the end of the spool was torn and is cut off; audit events of the last moments before a crash are lost", "spool", s.dir)
+		e.tornEnd(s.dir)
 	}
 	e.wake <- struct{}{} // the spool may hold what an earlier process left
 	e.worker.Go(e.work)
@@ -159,22 +184,35 @@ func Open(cfg Config, r *redact.Redactor, log *slog.Logger) (*Emitter, error) {
 	return e, nil
 }
 
+// tornEnd says that a spool ended in the middle of an event.
+func (e *Emitter) tornEnd(dir string) {
+	e.lost.Add(1) // at least: how many were in the torn end is not known
+	e.log.Warn("the end of the spool was torn and is cut off; audit events of the last moments before a crash are lost", "spool", dir)
+}
+
 // openSlot finds a spool folder of this name that no other process uses: each
 // process of a server that runs more than once has a spool, and so an emitter
 // id, of its own. One that was killed leaves its spool to the next.
 func openSlot(cfg Config) (*spool, error) {
+	var broken []error
 	for i := range slots {
 		s, err := openSpool(cfg.slot(i), cfg.SpoolLimit, cfg.newID)
 		if errors.Is(err, errInUse) {
 			continue
 		}
-		if err != nil {
-			return nil, err
+		if err == nil {
+			return s, nil
 		}
-		return s, nil
+		if broken = append(broken, err); len(broken) == maxBroken {
+			return nil, errors.Join(broken...)
+		}
 	}
-	return nil, fmt.Errorf("open spool under %q: %d processes already emit as %q", cfg.Spool, slots, cfg.Name)
+	return nil, errors.Join(append(broken, fmt.Errorf("open spool under %q: %d processes already emit as %q", cfg.Spool, slots, cfg.Name))...)
 }
+
+// maxBroken is how many slots that can't be used are passed over: one may be of
+// another version or account.
+const maxBroken = 3
 
 // slots is how many processes of one name may emit at a time.
 const slots = 1000
@@ -207,47 +245,56 @@ func (e *Emitter) ID() string { return e.spool.emitter }
 // Emit takes a record. It never blocks and does no I/O. The record belongs to
 // the emitter from here on.
 func (e *Emitter) Emit(r Record) error {
-	select {
-	case <-e.closing:
-		e.lost.Add(1)
-		return ErrLost
-	default:
-	}
-	select {
-	case e.queue <- r:
-		e.emitted.Add(1)
-		return nil
-	default:
+	if e.isClosing() {
 		e.lost.Add(1)
 		return ErrLost
 	}
-}
-
-// Send takes a record and waits while the queue is full. It is for callers that
-// are on nobody's way. The record belongs to the emitter from here on.
-func (e *Emitter) Send(ctx context.Context, r Record) error {
-	select {
-	case <-e.closing: // a closed emitter takes nothing, also when there is room
-		e.lost.Add(1)
-		return ErrLost
-	default:
-	}
-	select {
-	case e.queue <- r:
-		e.emitted.Add(1)
-		return nil
-	case <-e.closing:
-	case <-ctx.Done():
+	weight := r.weight()
+	if e.room.TryAcquire(weight) {
+		select {
+		case e.queue <- r:
+			e.emitted.Add(1)
+			return nil
+		default:
+			e.room.Release(weight)
+		}
 	}
 	e.lost.Add(1)
 	return ErrLost
 }
 
-// Accepting says whether an event emitted now would be kept. A server that is
-// to fail closed refuses calls while it would not.
-func (e *Emitter) Accepting() bool {
-	return !e.fault.Load() && len(e.queue) < cap(e.queue)
+// Send takes a record and waits while the queue is full. It is for callers that
+// are on nobody's way. The record belongs to the emitter from here on.
+func (e *Emitter) Send(ctx context.Context, r Record) error {
+	weight := r.weight()
+	if !e.isClosing() && ctx.Err() == nil && e.room.Acquire(ctx, weight) == nil {
+		if !e.isClosing() { // a closed emitter takes nothing, also when there is room
+			select {
+			case e.queue <- r:
+				e.emitted.Add(1)
+				return nil
+			case <-e.closing:
+			case <-ctx.Done():
+			}
+		}
+		e.room.Release(weight)
+	}
+	e.lost.Add(1)
+	return ErrLost
 }
+
+func (e *Emitter) isClosing() bool {
+	select {
+	case <-e.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// Failing says that the spool takes no events, so that what is emitted now is
+// lost. A server that is to fail closed refuses calls meanwhile.
+func (e *Emitter) Failing() bool { return e.fault.Load() }
 
 // Stats counts since Open.
 func (e *Emitter) Stats() Stats {
@@ -271,20 +318,21 @@ func (e *Emitter) Flush(ctx context.Context) error {
 func (e *Emitter) Redactor() *redact.Redactor { return e.redact }
 
 // Close writes what was emitted to the spool, then delivers until everything is
-// acknowledged or ctx ends. What is left stays in the spool for the next Open;
-// the error says how much.
+// acknowledged or ctx ends. What is not redacted by then is lost, and counted.
+// What is in the spool stays there for the next Open; the error says how much.
 func (e *Emitter) Close(ctx context.Context) error {
 	e.once.Do(func() { close(e.closing) })
+	hurried := context.AfterFunc(ctx, func() { close(e.hurry) })
 	e.worker.Wait()
+	hurried()
 	select {
 	case <-e.counted:
 	case <-ctx.Done():
 	}
-	for e.pending.Load() > 0 && ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-		case <-time.After(5 * time.Millisecond):
-		}
+	e.drain(ctx)
+	// Delivery may have found damage. The worker has ended, so this may write.
+	if e.lost.Load() > e.reported && e.keep(nil) {
+		e.drain(ctx)
 	}
 	e.cancel()
 	e.shipper.Wait()
@@ -300,16 +348,35 @@ func (e *Emitter) Close(ctx context.Context) error {
 	return err
 }
 
+// drain waits until everything is acknowledged or ctx ends.
+func (e *Emitter) drain(ctx context.Context) {
+	for e.pending.Load() > 0 && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
 // work is the only goroutine that writes the spool.
 func (e *Emitter) work() {
-	losses := time.NewTicker(reportEvery)
-	defer losses.Stop()
+	const soonest, latest = 5 * time.Second, 5 * time.Minute
+	wait := soonest
+	report := time.NewTimer(wait)
+	defer report.Stop()
 	for {
 		select {
 		case r := <-e.queue:
 			e.keep(e.gather(r))
-		case <-losses.C:
-			e.keep(nil)
+		case <-report.C:
+			// A loss becomes an event also when nothing else is emitted; while it
+			// lasts, less and less often.
+			if e.keep(nil) && e.fault.Load() {
+				wait = min(2*wait, latest)
+			} else {
+				wait = soonest
+			}
+			report.Reset(wait)
 		case <-e.closing:
 			for {
 				select {
@@ -323,9 +390,6 @@ func (e *Emitter) work() {
 		}
 	}
 }
-
-// reportEvery is how soon a loss becomes an event when nothing else is emitted.
-const reportEvery = 5 * time.Second
 
 // gather takes what comes within the linger time, so that a burst is written
 // and synced together.
@@ -351,67 +415,121 @@ func (e *Emitter) gather(first Record) []Record {
 	return records
 }
 
-// keep redacts records and appends them to the spool, with a report of what was
-// lost before them. A sequence number is used up only by an event that is in the
-// spool.
-func (e *Emitter) keep(records []Record) {
-	made := make([]Record, 0, len(records)+1)
-	lost := e.lost.Load()
-	if lost > e.reported {
-		made = append(made, e.lossRecord(lost-e.reported))
+// make makes what a record stands for. The types that it reads are the server's:
+// should one panic, the audited server goes on.
+func (e *Emitter) make(r Record) (records []Record) {
+	if r.Make == nil {
+		return []Record{r}
 	}
-	for _, r := range records {
-		if r.Make == nil {
-			made = append(made, r)
-			continue
+	defer func() {
+		if p := recover(); p != nil {
+			e.log.Error("an audit event could not be made; it is lost", "panic", fmt.Sprintf("%T", p))
+			e.lost.Add(1)
+			records = nil
 		}
-		made = append(made, r.Make()...)
-	}
-	switch {
-	case len(made) == 0:
-	case e.write(made):
-		e.reported = lost
-	default:
-		e.lost.Add(uint64(len(made)))
-		if lost > e.reported {
-			e.lost.Add(^uint64(0)) // the report itself is no event
-		}
-	}
-	e.kept.Add(uint64(len(records)))
+	}()
+	return r.Make()
 }
 
-func (e *Emitter) write(records []Record) bool {
-	data := make([][]byte, len(records))
-	for i, r := range records {
-		ev := r.Event
-		seen := ev.Signals
-		e.redact.Apply(redact.Call{Server: ev.Server, Method: ev.Method, Target: ev.Target,
-			Arguments: r.Arguments, Result: r.Result, ErrorMessage: ev.ErrorMessage}, ev)
-		ev.Signals = append(ev.Signals, seen...)
-		slices.Sort(ev.Signals)
-		ev.Signals = slices.Compact(ev.Signals)
-		e.redact.Again(ev) // the target, the labels and what else is text
-		ev.EmitterID, ev.EmitterSeq = e.spool.emitter, e.spool.nextSeq+uint64(i)
-		if ev.EventID == (event.ID{}) {
-			var noise [10]byte
-			rand.Read(noise[:])
-			ev.EventID = event.NewID(e.cfg.Now(), noise)
+// keep redacts records and appends them to the spool, with a report of what was
+// lost before them. A sequence number is used up only by an event that is in the
+// spool. It says whether there was anything to write.
+func (e *Emitter) keep(records []Record) bool {
+	var data [][]byte
+	add := func(r Record) {
+		d, err := e.encode(r, e.spool.nextSeq+uint64(len(data)))
+		if err != nil {
+			e.log.Error("encoding an audit event; it is lost", "error", err)
+			e.lost.Add(1)
+			return
 		}
-		ev.SetDefaults()
-		ev.Clip()
-		var err error
-		if data[i], err = proto.Marshal(wire.ToProto(ev)); err != nil {
-			e.log.Error("encoding an audit event", "error", err)
-			return false
+		data = append(data, d)
+	}
+	lost := e.lost.Load() - e.reported
+	if lost > 0 {
+		add(e.lossRecord(lost))
+	}
+	reports := uint64(len(data))
+	for i, r := range records {
+		if e.hurried() {
+			e.lost.Add(uint64(len(records) - i))
+			break
+		}
+		for _, m := range e.make(r) {
+			add(m)
 		}
 	}
+	if len(data) > 0 {
+		if e.append(data, records == nil) {
+			e.reported += lost * reports
+		} else {
+			e.lost.Add(uint64(len(data)) - reports)
+		}
+	}
+	for _, r := range records {
+		e.room.Release(r.weight())
+	}
+	e.kept.Add(uint64(len(records)))
+	return len(data) > 0
+}
+
+func (e *Emitter) hurried() bool {
+	select {
+	case <-e.hurry:
+		return true
+	default:
+		return false
+	}
+}
+
+// encode makes a record the event that leaves this process: nothing raw is left
+// in it.
+func (e *Emitter) encode(r Record, seq uint64) ([]byte, error) {
+	ev := r.Event
+	seen := ev.Signals
+	e.redact.Apply(redact.Call{Server: ev.Server, Method: ev.Method, Target: ev.Target,
+		Arguments: r.Arguments, Result: r.Result, ErrorMessage: ev.ErrorMessage}, ev)
+	if r.Dropped != "" {
+		ev.RedactionError = r.Dropped
+	}
+	ev.Signals = append(ev.Signals, seen...)
+	slices.Sort(ev.Signals)
+	ev.Signals = slices.Compact(ev.Signals)
+	ev.Clip()          // bounds the work of the next line
+	e.redact.Again(ev) // the target, the labels and what else is text
+	ev.EmitterID, ev.EmitterSeq = e.spool.emitter, seq
+	if ev.EventID == (event.ID{}) {
+		var noise [10]byte
+		rand.Read(noise[:])
+		ev.EventID = event.NewID(e.cfg.Now(), noise)
+	}
+	if at := time.UnixMicro(ev.OccurredAt).UTC(); at.Year() < 2000 || at.Year() >= 2200 {
+		// A machine whose clock was never set: what happened is worth more than when.
+		ev.OccurredAt = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
+		ev.Labels = append(ev.Labels, event.Label{Key: "clock", Value: "not set: " + at.Format(time.RFC3339)})
+	}
+	ev.SetDefaults()
+	ev.Clip()
+	if err := ev.Check(); err != nil {
+		return nil, err // the service would refuse it, and nobody would hear of it
+	}
+	return proto.Marshal(wire.ToProto(ev))
+}
+
+// append writes events to the spool. A report of losses alone may use a little
+// more than the limit: it is what the limit's loss has to be told by.
+func (e *Emitter) append(data [][]byte, lossAlone bool) bool {
+	extra := int64(0)
+	if lossAlone {
+		extra = lossRoom
+	}
 	e.mu.Lock()
-	err := e.spool.append(data)
+	err := e.spool.append(data, extra)
 	if err == nil {
 		e.pending.Add(int64(len(data)))
 	}
 	e.mu.Unlock()
-	if failed := err != nil; e.fault.Swap(failed) != failed {
+	if failed := err != nil; (failed || !lossAlone) && e.fault.Swap(failed) != failed {
 		if failed {
 			e.log.Error("audit events are lost until the spool takes them again", "spool", e.spool.dir, "error", err)
 		} else {
@@ -431,21 +549,22 @@ func (e *Emitter) write(records []Record) bool {
 // lossRecord tells the service that events were lost here: a loss is never
 // silent.
 func (e *Emitter) lossRecord(n uint64) Record {
-	return Record{Event: &event.Event{
-		OccurredAt: e.cfg.Now().UnixMicro(), Kind: "other", Method: "mcpaudit/lost", Server: e.cfg.Name, Hints: event.DefaultHints,
-		Outcome: "protocol_error", ErrorMessage: fmt.Sprintf("%d audit events were lost before this one: the spool could not take them", n),
-		Labels: []event.Label{{Key: "lost", Value: strconv.FormatUint(n, 10)}},
-	}}
+	ev := e.cfg.Base
+	ev.OccurredAt, ev.Kind, ev.Method, ev.Hints = e.cfg.Now().UnixMicro(), "other", "mcpaudit/lost", event.DefaultHints
+	ev.Server = cmp.Or(ev.Server, e.cfg.Name)
+	ev.Outcome, ev.ErrorMessage = "protocol_error", fmt.Sprintf("%d audit events of this emitter were lost before this one; its own log says why", n)
+	ev.Labels = []event.Label{{Key: "lost", Value: strconv.FormatUint(n, 10)}}
+	return Record{Event: &ev}
 }
 
 // DefaultSpool is where spools are kept unless configured: below the user's
-// state folder (XDG Base Directory specification).
+// state folder (XDG Base Directory specification); "" for a user without one.
 func DefaultSpool(env func(string) string, home string) string {
 	if dir := env("XDG_STATE_HOME"); dir != "" {
 		return filepath.Join(dir, "mcpaudit", "spool")
 	}
 	if home == "" {
-		return filepath.Join(os.TempDir(), "mcpaudit-spool")
+		return ""
 	}
 	return filepath.Join(home, ".local", "state", "mcpaudit", "spool")
 }

@@ -204,22 +204,32 @@ func TestALostAnswerStoresNothingTwice(t *testing.T) {
 	s.WantDense(e.ID(), 300)
 }
 
-func TestARefusedEventHoldsUpNothing(t *testing.T) {
+// What the service would refuse never leaves, and says so; what is beside it does.
+func TestAnImpossibleEventHoldsUpNothing(t *testing.T) {
 	s := rpctest.New(t)
 	e := openEmitter(t, s.Address, t.TempDir())
 	bad := call(0)
-	bad.Event.OccurredAt = -1 // before 1970: the service refuses it
-	for _, r := range []emit.Record{call(1), bad, call(2)} {
+	bad.Event.Kind = "no such kind"
+	noClock := call(3)
+	noClock.Event.OccurredAt = 12
+	for _, r := range []emit.Record{call(1), bad, call(2), noClock} {
 		if err := e.Emit(r); err != nil {
 			t.Fatal(err)
 		}
 	}
 	mustClose(t, e)
-	if st := e.Stats(); st.Rejected != 1 {
+	if st := e.Stats(); st.Lost != 1 || st.Rejected != 0 || st.Pending != 0 {
 		t.Errorf("%+v", st)
 	}
-	if seqs, _, _ := s.Stored(e.ID()); fmt.Sprint(seqs) != "[1 3]" {
-		t.Errorf("stored: %v", seqs)
+	s.WantDense(e.ID(), 4)
+	var said []string
+	for _, stored := range s.Events() {
+		for _, l := range stored.Labels {
+			said = append(said, l.Key+" "+l.Value)
+		}
+	}
+	if fmt.Sprint(said) != "[clock not set: 1970-01-01T00:00:00Z lost 1]" {
+		t.Errorf("%q", said)
 	}
 }
 
@@ -234,24 +244,13 @@ func TestPromise5ALossIsAnEvent(t *testing.T) {
 			t.Fatal(err)
 		}
 		sent++
-		return e.Stats().Lost > 0 && !e.Accepting()
+		return e.Stats().Lost > 0 && e.Failing()
 	})
 	s.Start()
 	rpctest.Eventually(t, "what was kept is delivered", func() bool { return e.Stats().Pending == 0 })
 	emitAll(t, e, 1000, 1001)
 	mustClose(t, e)
-	calls, lost := 0, 0
-	for _, stored := range s.Events() {
-		if stored.Method != "mcpaudit/lost" {
-			calls++
-			continue
-		}
-		n, err := strconv.Atoi(stored.Labels[0].Value)
-		if err != nil {
-			t.Error(err)
-		}
-		lost += n
-	}
+	calls, lost := told(t, s)
 	if calls+lost != sent+1 || lost == 0 {
 		t.Errorf("%d calls are stored and %d said to be lost, of %d", calls, lost, sent+1)
 	}
@@ -378,5 +377,181 @@ func emitUntilKilled(t *testing.T, spool string) {
 		if n%50 == 0 {
 			fmt.Printf("{\"ID\":%q,\"Pending\":%d}\n", e.ID(), e.Stats().Pending)
 		}
+	}
+}
+
+// Promise 5, at the end: what was lost when the process ends is told by the next
+// one, also when the spool is full.
+func TestPromise5ALossAtTheEndIsTold(t *testing.T) {
+	s := rpctest.New(t)
+	s.Stop()
+	spool := t.TempDir()
+	small := func(c *emit.Config) { c.SpoolLimit = 20_000 }
+	e := openEmitter(t, s.Address, spool, small)
+	sent := 0
+	rpctest.Eventually(t, "the spool takes nothing more", func() bool {
+		if err := e.Send(t.Context(), call(sent)); err != nil {
+			t.Fatal(err)
+		}
+		sent++
+		return e.Failing()
+	})
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := e.Close(gone); err == nil {
+		t.Error("closing says that all is delivered")
+	}
+	s.Start()
+	mustClose(t, openEmitter(t, s.Address, spool, small))
+	calls, lost := told(t, s)
+	if calls+lost != sent || lost == 0 {
+		t.Errorf("%d calls are stored and %d said to be lost, of %d", calls, lost, sent)
+	}
+}
+
+// told counts the stored calls and those that are said to be lost.
+func told(t *testing.T, s *rpctest.Service) (calls, lost int) {
+	t.Helper()
+	for _, stored := range s.Events() {
+		if stored.Method != "mcpaudit/lost" {
+			calls++
+			continue
+		}
+		n, err := strconv.Atoi(stored.Labels[0].Value)
+		if err != nil {
+			t.Error(err)
+		}
+		lost += n
+	}
+	return calls, lost
+}
+
+// segmentFiles are the files of an emitter's first spool.
+func segmentFiles(t *testing.T, spool string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(spool, "files", "0", "*.spool"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	return files
+}
+
+func TestASpoolThatCannotBeReadForAWhileIsNotGivenUp(t *testing.T) {
+	s := rpctest.New(t)
+	s.Stop()
+	spool := t.TempDir()
+	e := openEmitter(t, s.Address, spool)
+	emitAll(t, e, 0, 100)
+	rpctest.Eventually(t, "all is in the spool", func() bool { return e.Stats().Pending == 100 })
+	file := segmentFiles(t, spool)[0]
+	if err := os.Rename(file, file+".away"); err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	emitAll(t, e, 100, 101) // wakes the shipper, which finds nothing to open
+	rpctest.Eventually(t, "it is in the spool", func() bool { return e.Stats().Pending == 101 })
+	if err := os.Rename(file+".away", file); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, e)
+	s.WantDense(e.ID(), 101)
+	if st := e.Stats(); st.Lost != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestADamagedSegmentIsPutAsideAndCounted(t *testing.T) {
+	s := rpctest.New(t)
+	s.Stop()
+	spool := t.TempDir()
+	e := openEmitter(t, s.Address, spool)
+	emitAll(t, e, 0, 20)
+	rpctest.Eventually(t, "all is in the spool", func() bool { return e.Stats().Pending == 20 })
+	file := segmentFiles(t, spool)[0]
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	damage := make([]byte, 1)
+	if _, err := f.ReadAt(damage, info.Size()/2); err != nil {
+		t.Fatal(err)
+	}
+	damage[0] ^= 0xff
+	if _, err := f.WriteAt(damage, info.Size()/2); err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	mustClose(t, e)
+	calls, lost := told(t, s)
+	if calls+lost != 20 || lost == 0 || calls == 0 {
+		t.Errorf("%d calls are stored and %d said to be lost, of 20", calls, lost)
+	}
+	if aside, _ := filepath.Glob(filepath.Join(spool, "files", "0", "*.damaged")); len(aside) != 1 {
+		t.Errorf("put aside: %v", aside)
+	}
+}
+
+func TestATornSpoolThatIsAdoptedSaysSo(t *testing.T) {
+	s := rpctest.New(t)
+	s.Stop()
+	spool := t.TempDir()
+	e := openEmitter(t, s.Address, spool)
+	emitAll(t, e, 0, 10)
+	rpctest.Eventually(t, "all is in the spool", func() bool { return e.Stats().Pending == 10 })
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = e.Close(gone)
+	file := segmentFiles(t, spool)[0]
+	info, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, info.Size()-3); err != nil {
+		t.Fatal(err)
+	}
+	slot := filepath.Join(spool, "files")
+	if err := os.Rename(filepath.Join(slot, "0"), filepath.Join(slot, "1")); err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	next := openEmitter(t, s.Address, spool)
+	rpctest.Eventually(t, "the whole ones are stored", func() bool { calls, _ := told(t, s); return calls == 9 })
+	mustClose(t, next)
+	if calls, lost := told(t, s); calls != 9 || lost != 1 {
+		t.Errorf("%d stored, %d said to be lost", calls, lost)
+	}
+}
+
+// What can't be redacted before the time is up is lost, and said to be.
+func TestClosingDoesNotWaitForRedaction(t *testing.T) {
+	s := rpctest.New(t)
+	spool := t.TempDir()
+	e := openEmitter(t, s.Address, spool)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	made := 0
+	for range 50 {
+		err := e.Send(t.Context(), emit.Record{Make: func() []emit.Record {
+			made++
+			cancel() // the time is up while the first is made
+			<-e.Hurried()
+			return []emit.Record{call(made)}
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = e.Close(ctx)
+	if st := e.Stats(); made != 1 || st.Lost != 49 {
+		t.Errorf("%d were made, %+v", made, st)
+	}
+	mustClose(t, openEmitter(t, s.Address, spool))
+	if calls, lost := told(t, s); calls != 1 || lost != 49 {
+		t.Errorf("%d stored, %d said to be lost", calls, lost)
 	}
 }

@@ -2,6 +2,7 @@ package emit
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"time"
@@ -33,15 +34,19 @@ func (e *Emitter) ship(ctx context.Context) {
 		from, tail := e.sent, e.spool.tail
 		e.mu.Unlock()
 		records, to, err := e.spool.read(from, tail, shipEvents, shipBytes)
-		if err != nil {
-			// A damaged segment that was whole when it was written: the disk lost it.
-			// What follows the damage is still delivered.
-			e.log.Error("reading the spool; audit events in a damaged segment are lost", "error", err)
-			e.lost.Add(1)
-			to = position{from.segment + 1, 0}
-			if from.segment >= tail.segment {
-				to = tail
+		if err != nil && len(records) == 0 {
+			if !errors.Is(err, errTorn) {
+				// The file is there and can't be read now, for want of descriptors or
+				// memory: nothing is given up for that.
+				e.log.Error("reading the spool; it is tried again", "error", err)
+			} else if e.skip(to) {
+				continue
 			}
+			if !pause(ctx, wait) {
+				return
+			}
+			wait = min(2*wait, maxWait)
+			continue
 		}
 		if len(records) == 0 {
 			e.delivered(to, 0)
@@ -76,12 +81,38 @@ func (e *Emitter) ship(ctx context.Context) {
 			delay = wait + rand.N(wait/2)
 			wait = min(2*wait, maxWait)
 		}
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
+		if !pause(ctx, delay) {
 			return
 		}
 	}
+}
+
+// pause waits, and says whether ctx is still going on.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// skip goes on behind a damaged segment and counts what it held.
+func (e *Emitter) skip(from position) bool {
+	e.mu.Lock()
+	to, lost, err := e.spool.skip(from)
+	if err == nil {
+		e.sent = to
+	}
+	e.mu.Unlock()
+	if err != nil {
+		e.log.Error("going on behind a damaged part of the spool; it is tried again", "error", err)
+		return false
+	}
+	e.log.Error("a part of the spool is damaged, its audit events are lost; it is kept beside the spool as *.damaged", "events", lost, "spool", e.spool.dir)
+	e.lost.Add(max(lost, 1))
+	e.pending.Add(-int64(lost))
+	return true
 }
 
 // countBacklog counts what an earlier process left.
@@ -183,6 +214,9 @@ func (e *Emitter) adopt(ctx context.Context, dir string) bool {
 		return true // in use, or not readable: its own process will say so
 	}
 	defer func() { _ = s.close() }() // it was only read
+	if s.cut {
+		e.tornEnd(s.dir)
+	}
 	for at := s.first(); at != s.tail; {
 		records, to, err := s.read(at, s.tail, shipEvents, shipBytes)
 		if err != nil {

@@ -23,10 +23,10 @@ import (
 //
 // The header keeps the emitter's identity when every record has been delivered
 // and deleted. A crash can leave a torn record at the end of the last segment:
-// open cuts it off. Normally it was never sent, because records are synced first;
-// but a disk that lost what it had synced looks the same, and then its number may
-// have been sent with other contents. So after a cut the emitter gets a new id,
-// and no number is used twice.
+// open leaves it out. Normally it was never sent, because records are synced
+// first; but a disk that lost what it had synced looks the same, and then its
+// number may have been sent with other contents. So the emitter gets a new id and
+// a new segment, before the torn end is cut off: no number is used twice.
 //
 // How far delivery has come is not written down: after a restart the oldest
 // segment is sent again, and the service knows its events. General write-ahead
@@ -48,7 +48,7 @@ type spool struct {
 
 	emitter string
 	nextSeq uint64
-	cut     bool // open found a torn end and cut it off
+	cut     bool // open found a torn end; it is left out
 }
 
 // position is a place between two records.
@@ -61,6 +61,8 @@ const (
 	segmentMagic = "mcpaudit spool 1\n"
 	segmentSize  = 4 << 20 // a segment that has grown past this, or a quarter of the limit, is closed
 	maxRecord    = 8 << 20
+	minSpool     = 16 << 10
+	lossRoom     = 64 << 10 // beyond the limit, for reports of what was lost to it
 )
 
 var (
@@ -81,7 +83,10 @@ func openSpool(dir string, limit int64, newID func() string) (*spool, error) {
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("open spool %q: %w", dir, errInUse)
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = errInUse
+		}
+		return nil, fmt.Errorf("lock spool %q: %w", dir, err)
 	}
 	s := &spool{dir: dir, limit: limit, lock: lock}
 	if err := s.load(newID); err != nil {
@@ -105,8 +110,10 @@ func (s *spool) load(newID func() string) error {
 		}
 	}
 	slices.Sort(s.segments)
-	// A segment whose header is torn was being made when the machine stopped:
-	// it holds nothing, and the one before it has the identity.
+	// A segment whose header is torn was being made when the machine stopped: it
+	// holds nothing, and the one before it has the identity. Should the disk have
+	// lost what it held, a new identity keeps its numbers from coming again.
+	fresh := len(s.segments) == 0
 	for len(s.segments) > 0 {
 		err = s.recover(s.segments[len(s.segments)-1])
 		if err == nil || !errors.Is(err, errTorn) {
@@ -115,7 +122,7 @@ func (s *spool) load(newID func() string) error {
 		if err := os.Remove(s.path(s.segments[len(s.segments)-1])); err != nil {
 			return err
 		}
-		s.cut = true
+		fresh = true
 		s.segments = s.segments[:len(s.segments)-1]
 	}
 	if err != nil && !errors.Is(err, errTorn) {
@@ -126,17 +133,31 @@ func (s *spool) load(newID func() string) error {
 			s.total += info.Size()
 		}
 	}
-	if len(s.segments) == 0 || s.cut {
+	if fresh || s.cut {
+		torn, end := s.out, s.size
+		s.out = nil
 		s.emitter, s.nextSeq = newID(), 1
-		return s.roll()
+		if err := s.roll(); err != nil {
+			return errors.Join(err, closeFile(torn))
+		}
+		if torn != nil {
+			return errors.Join(torn.Truncate(end), torn.Sync(), torn.Close())
+		}
 	}
 	return nil
+}
+
+func closeFile(f *os.File) error {
+	if f == nil {
+		return nil
+	}
+	return f.Close()
 }
 
 var errTorn = errors.New("ends in the middle of a record")
 
 // recover reads the last segment, learns identity and next sequence number, and
-// cuts off a torn end.
+// where its whole records end.
 func (s *spool) recover(number int64) error {
 	f, err := os.OpenFile(s.path(number), os.O_RDWR, 0o600)
 	if err != nil {
@@ -150,19 +171,14 @@ func (s *spool) recover(number int64) error {
 	}
 	s.nextSeq, s.emitter = header.nextSeq, header.emitter
 	s.start = position{number, r.offset}
-	for {
-		_, err := r.next()
-		if err != nil {
-			break
+	for err == nil {
+		if _, err = r.next(); err == nil {
+			s.nextSeq++
 		}
-		s.nextSeq++
 	}
-	info, err := f.Stat()
-	if err == nil && info.Size() > r.offset {
-		s.cut = true
-		err = f.Truncate(r.offset)
-	}
-	if err != nil {
+	// Only damage is cut off: what can't be read now may be read next time.
+	s.cut = s.cut || errors.Is(err, errTorn)
+	if !errors.Is(err, io.EOF) && !errors.Is(err, errTorn) {
 		f.Close()
 		return err
 	}
@@ -224,13 +240,13 @@ func appendRecord(b, data []byte) []byte {
 func (s *spool) segmentMax() int64 { return min(segmentSize, s.limit/4) }
 
 // append writes records and syncs them; each uses up one sequence number. After
-// an error none of them is in the spool.
-func (s *spool) append(records [][]byte) error {
+// an error none of them is in the spool. extra is room beyond the limit.
+func (s *spool) append(records [][]byte, extra int64) error {
 	var b []byte
 	for _, r := range records {
 		b = appendRecord(b, r)
 	}
-	if s.total+int64(len(b)) > s.limit {
+	if s.total+int64(len(b)) > s.limit+extra {
 		return errSpoolFull
 	}
 	if s.size > s.segmentMax() {
@@ -255,7 +271,9 @@ func (s *spool) append(records [][]byte) error {
 }
 
 // read returns records from a position on, at most max records and about
-// maxBytes, and the position behind them. Nothing to read is no error.
+// maxBytes, and the position behind them. Nothing to read is no error. errTorn is
+// damage in the segment of the position; see skip. After another error the same
+// may be read later.
 func (s *spool) read(from, tail position, most, maxBytes int) ([][]byte, position, error) {
 	var out [][]byte
 	size := 0
@@ -274,7 +292,10 @@ func (s *spool) read(from, tail position, most, maxBytes int) ([][]byte, positio
 		for len(out) < most && size < maxBytes && (from.segment != tail.segment || r.offset < tail.offset) {
 			data, err := r.next()
 			if errors.Is(err, io.EOF) {
-				break
+				if from.segment != tail.segment {
+					break
+				}
+				err = errTorn // the file ends before what was written to it
 			}
 			if err != nil {
 				f.Close()
@@ -290,6 +311,61 @@ func (s *spool) read(from, tail position, most, maxBytes int) ([][]byte, positio
 		}
 		from = position{from.segment + 1, 0}
 	}
+}
+
+// skip gives up the rest of a damaged segment: its file is kept under another name
+// for whoever wants to look, and reading goes on behind it. lost is how many
+// events the rest had.
+func (s *spool) skip(from position) (to position, lost uint64, err error) {
+	if from.segment == s.tail.segment {
+		if err := s.roll(); err != nil {
+			return from, 0, fmt.Errorf("begin a spool segment: %w", err)
+		}
+	}
+	next := slices.Index(s.segments, from.segment) + 1
+	to = position{s.segments[next], 0}
+	end, err := s.headerOf(to.segment)
+	if err != nil {
+		return from, 0, err
+	}
+	if begin, err := s.headerOf(from.segment); err == nil && begin.emitter == end.emitter {
+		lost = end.nextSeq - begin.nextSeq - s.count(from)
+	}
+	damaged := s.path(from.segment)
+	if err := os.Rename(damaged, strings.TrimSuffix(damaged, ".spool")+".damaged"); err != nil && !os.IsNotExist(err) {
+		return from, 0, fmt.Errorf("put a damaged spool segment aside: %w", err)
+	}
+	return to, lost, nil
+}
+
+func (s *spool) headerOf(segment int64) (segmentHeader, error) {
+	f, err := os.Open(s.path(segment))
+	if err != nil {
+		return segmentHeader{}, fmt.Errorf("read spool: %w", err)
+	}
+	defer f.Close()
+	r := reader{file: f}
+	return r.header()
+}
+
+// count is how many records lie in a segment before a position.
+func (s *spool) count(p position) (n uint64) {
+	f, err := os.Open(s.path(p.segment))
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	r := reader{file: f}
+	if _, err := r.header(); err != nil {
+		return 0
+	}
+	for r.offset < p.offset {
+		if _, err := r.next(); err != nil {
+			break
+		}
+		n++
+	}
+	return n
 }
 
 // ack deletes the segments that lie wholly before a position. When everything

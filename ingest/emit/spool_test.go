@@ -50,7 +50,7 @@ func TestSpoolKeepsOrderIdentityAndNumberAcrossRestarts(t *testing.T) {
 	dir, newID := t.TempDir(), ids()
 	s := open(t, dir, newID)
 	for n := range 20 {
-		if err := s.append([][]byte{record(2 * n), record(2*n + 1)}); err != nil {
+		if err := s.append([][]byte{record(2 * n), record(2*n + 1)}, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -73,7 +73,7 @@ func TestSpoolKeepsOrderIdentityAndNumberAcrossRestarts(t *testing.T) {
 func TestDeliveredRecordsAreForgottenAndTheSequenceGoesOn(t *testing.T) {
 	dir, newID := t.TempDir(), ids()
 	s := open(t, dir, newID)
-	if err := s.append([][]byte{record(1), record(2), record(3)}); err != nil {
+	if err := s.append([][]byte{record(1), record(2), record(3)}, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.renew(); err != nil {
@@ -98,11 +98,11 @@ func TestDeliveredRecordsAreForgottenAndTheSequenceGoesOn(t *testing.T) {
 func TestATornEndLosesOnlyWhatWasUnfinished(t *testing.T) {
 	dir, newID := t.TempDir(), ids()
 	s := open(t, dir, newID)
-	if err := s.append([][]byte{record(1), record(2)}); err != nil {
+	if err := s.append([][]byte{record(1), record(2)}, 0); err != nil {
 		t.Fatal(err)
 	}
 	whole := s.size
-	if err := s.append([][]byte{record(3)}); err != nil {
+	if err := s.append([][]byte{record(3)}, 0); err != nil {
 		t.Fatal(err)
 	}
 	file, end := s.path(s.tail.segment), s.size
@@ -131,7 +131,7 @@ func TestATornEndLosesOnlyWhatWasUnfinished(t *testing.T) {
 func TestATornHeaderLeavesTheSegmentBeforeIt(t *testing.T) {
 	dir, newID := t.TempDir(), ids()
 	s := open(t, dir, newID)
-	if err := s.append([][]byte{record(1)}); err != nil {
+	if err := s.append([][]byte{record(1)}, 0); err != nil {
 		t.Fatal(err)
 	}
 	header, err := os.ReadFile(s.path(1))
@@ -155,7 +155,7 @@ func TestATornHeaderLeavesTheSegmentBeforeIt(t *testing.T) {
 func TestAFlippedBitIsNoticed(t *testing.T) {
 	dir, newID := t.TempDir(), ids()
 	s := open(t, dir, newID)
-	if err := s.append([][]byte{record(1), record(2), record(3)}); err != nil {
+	if err := s.append([][]byte{record(1), record(2), record(3)}, 0); err != nil {
 		t.Fatal(err)
 	}
 	file, start := s.path(1), s.start.offset
@@ -192,7 +192,7 @@ func TestAFullSpoolTakesNothingAndGoesOnWhenThereIsRoom(t *testing.T) {
 	defer s.close()
 	stored := 0
 	for err == nil && stored < 1000 {
-		if err = s.append([][]byte{record(stored)}); err == nil {
+		if err = s.append([][]byte{record(stored)}, 0); err == nil {
 			stored++
 		}
 	}
@@ -205,7 +205,7 @@ func TestAFullSpoolTakesNothingAndGoesOnWhenThereIsRoom(t *testing.T) {
 	if err := s.renew(); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.append([][]byte{record(stored)}); err != nil {
+	if err := s.append([][]byte{record(stored)}, 0); err != nil {
 		t.Errorf("everything was delivered, and still: %v", err)
 	}
 }
@@ -238,7 +238,7 @@ func TestSpoolAgainstAModel(t *testing.T) {
 					text := fmt.Sprintf("%d %s", len(model), bytes.Repeat([]byte{'x'}, r.IntN(300_000)))
 					batch, model = append(batch, []byte(text)), append(model, text)
 				}
-				if err := s.append(batch); err != nil {
+				if err := s.append(batch, 0); err != nil {
 					model = model[:len(model)-len(batch)]
 					if !errors.Is(err, errSpoolFull) {
 						t.Fatal(err)

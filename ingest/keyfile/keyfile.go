@@ -17,10 +17,14 @@ import (
 const keyBytes = 32
 
 // Default is where the emitters of one user keep their key, so that the digests of
-// all of them can be compared (XDG Base Directory specification).
+// all of them can be compared (XDG Base Directory specification); "" for a user
+// without a home.
 func Default(env func(string) string, home string) string {
 	if dir := env("XDG_CONFIG_HOME"); dir != "" {
 		return filepath.Join(dir, "mcpaudit", "redact.key")
+	}
+	if home == "" {
+		return ""
 	}
 	return filepath.Join(home, ".config", "mcpaudit", "redact.key")
 }
@@ -56,6 +60,9 @@ func Read(file string) ([]byte, error) {
 // ReadOrMake reads the key of a file and makes the file when there is none.
 // Two processes that make it at the same time end up with one key.
 func ReadOrMake(file string) (key []byte, made bool, err error) {
+	if file == "" {
+		return nil, false, errors.New("find the redaction key: there is no home folder to keep it in; name a file for it")
+	}
 	key, err = Read(file)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, false, err
