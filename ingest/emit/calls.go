@@ -1,6 +1,8 @@
 package emit
 
 import (
+	"cmp"
+
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
@@ -63,20 +65,29 @@ func (c *Calls) Asked(e *event.Event, r protocol.Request) {
 	}
 }
 
-// Answered fills what came of the request. When the answer lists tools, it
-// returns a record for each definition that is new or has changed.
-func (c *Calls) Answered(e *event.Event, arguments, result []byte, o protocol.Outcome) []Record {
+// Answered fills what came of the request. It returns records of what else the two
+// brought: each tool definition that is new or has changed, and what a user or
+// model was asked for by an earlier answer.
+func (c *Calls) Answered(e *event.Event, r protocol.Request, result []byte, o protocol.Outcome) (more []Record) {
 	e.Outcome, e.ErrorCode, e.ErrorMessage = o.Outcome, o.Code, o.Message
+	e.TaskID = cmp.Or(e.TaskID, o.TaskID)
 	if e.Outcome == "denied" && e.Decision == "" {
 		e.Decision, e.DecisionReason = "deny", "the server's error says so"
 	}
-	if key := retryKey(e, arguments); key != "" && e.Outcome == "input_required" {
+	if key := retryKey(e, r.Arguments); key != "" && e.Outcome == "input_required" {
 		c.retries.Add(key, e.Attempt+1)
 	}
-	if e.Kind == "tools_list" {
-		return c.definitions(e, result)
+	if r.Inputs != nil {
+		in := *e
+		in.EventID, in.Kind, in.Method, in.Outcome = event.ID{}, "other", "mcpaudit/inputs", "success"
+		in.Duration, in.RequestBytes, in.ResponseBytes = 0, uint64(len(r.Inputs)), 0
+		in.ErrorCode, in.ErrorMessage = "", ""
+		more = append(more, Record{Event: &in, Arguments: r.Inputs})
 	}
-	return nil
+	if e.Kind == "tools_list" {
+		more = append(more, c.definitions(e, result)...)
+	}
+	return more
 }
 
 // retryKey is what a call and its legitimate repetition have in common, "" when

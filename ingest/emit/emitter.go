@@ -122,6 +122,7 @@ type Emitter struct {
 	sent     position      // delivered up to here
 	wake     chan struct{} // one token when the spool grew
 	counted  chan struct{} // closed when pending counts the backlog too
+	shipped  chan struct{} // closed when the shipper has ended
 	fault    atomic.Bool   // the last append to the spool failed
 	emitted  atomic.Uint64
 	kept     atomic.Uint64 // of emitted: in the spool, or lost for good
@@ -172,7 +173,7 @@ func Open(cfg Config, r *redact.Redactor, log *slog.Logger) (*Emitter, error) {
 	e := &Emitter{
 		cfg: cfg, redact: r, log: log, conn: conn, client: pb.NewIngestServiceClient(conn),
 		queue: make(chan Record, cfg.Queue), room: semaphore.NewWeighted(queueBytes), closing: make(chan struct{}), hurry: make(chan struct{}), cancel: cancel,
-		spool: s, sent: s.first(), wake: make(chan struct{}, 1), counted: make(chan struct{}),
+		spool: s, sent: s.first(), wake: make(chan struct{}, 1), counted: make(chan struct{}), shipped: make(chan struct{}),
 	}
 	if s.cut {
 		e.tornEnd(s.dir)
@@ -348,11 +349,14 @@ func (e *Emitter) Close(ctx context.Context) error {
 	return err
 }
 
-// drain waits until everything is acknowledged or ctx ends.
+// drain waits until everything is acknowledged, the service is away or ctx ends.
 func (e *Emitter) drain(ctx context.Context) {
-	for e.pending.Load() > 0 && ctx.Err() == nil {
+	for e.pending.Load() > 0 {
 		select {
 		case <-ctx.Done():
+			return
+		case <-e.shipped:
+			return
 		case <-time.After(5 * time.Millisecond):
 		}
 	}

@@ -79,6 +79,14 @@ func (p *Patient) Failing() bool {
 	return e == nil || e.Failing()
 }
 
+// Flush is [Emitter.Flush].
+func (p *Patient) Flush(ctx context.Context) error {
+	if e := p.emitter.Load(); e != nil {
+		return e.Flush(ctx)
+	}
+	return nil
+}
+
 // Emitter is the emitter, nil while there is none.
 func (p *Patient) Emitter() *Emitter { return p.emitter.Load() }
 

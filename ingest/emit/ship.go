@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -24,8 +25,10 @@ const (
 )
 
 // ship delivers the spool, oldest first, until ctx ends. One batch is under way
-// at a time; what arrives meanwhile makes the next one larger.
+// at a time; what arrives meanwhile makes the next one larger. Once the emitter is
+// closing, a service that does not answer is not waited for: the spool has it all.
 func (e *Emitter) ship(ctx context.Context) {
+	defer close(e.shipped)
 	e.countBacklog()
 	close(e.counted)
 	wait, away := firstWait, false
@@ -42,7 +45,9 @@ func (e *Emitter) ship(ctx context.Context) {
 			} else if e.skip(to) {
 				continue
 			}
-			if !pause(ctx, wait) {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
 				return
 			}
 			wait = min(2*wait, maxWait)
@@ -60,6 +65,10 @@ func (e *Emitter) ship(ctx context.Context) {
 				return
 			}
 		}
+		last := e.isClosing() && away
+		if last {
+			e.reconnect(ctx)
+		}
 		delay, err := e.send(ctx, records)
 		if err == nil {
 			e.delivered(to, len(records))
@@ -69,7 +78,7 @@ func (e *Emitter) ship(ctx context.Context) {
 			wait, away = firstWait, false
 			continue
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || last {
 			return
 		}
 		if !away {
@@ -81,17 +90,20 @@ func (e *Emitter) ship(ctx context.Context) {
 			delay = wait + rand.N(wait/2)
 			wait = min(2*wait, maxWait)
 		}
-		if !pause(ctx, delay) {
+		if !e.pause(ctx, delay) {
 			return
 		}
 	}
 }
 
-// pause waits, and says whether ctx is still going on.
-func pause(ctx context.Context, d time.Duration) bool {
+// pause waits until it is time or the emitter closes, and says whether ctx is
+// still going on.
+func (e *Emitter) pause(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):
 		return true
+	case <-e.closing:
+		return ctx.Err() == nil
 	case <-ctx.Done():
 		return false
 	}
@@ -115,21 +127,11 @@ func (e *Emitter) skip(from position) bool {
 	return true
 }
 
-// countBacklog counts what an earlier process left.
+// countBacklog counts what an earlier process left, and what came since Open.
 func (e *Emitter) countBacklog() {
 	e.mu.Lock()
-	from, tail := e.sent, e.spool.tail
-	before := e.pending.Load()
-	e.mu.Unlock()
-	n := -int(before)
-	for from != tail {
-		records, to, err := e.spool.read(from, tail, 1<<20, shipBytes)
-		if err != nil || len(records) == 0 && to == from {
-			break
-		}
-		n, from = n+len(records), to
-	}
-	e.pending.Add(int64(max(n, 0)))
+	defer e.mu.Unlock()
+	e.pending.Store(int64(e.spool.backlog()))
 }
 
 // delivered moves the mark and lets the spool delete what lies before it.
@@ -146,6 +148,14 @@ func (e *Emitter) delivered(to position, n int) {
 	}
 	e.acked.Add(uint64(n))
 	e.pending.Add(-int64(n))
+}
+
+// reconnect has the next call try a connection anew, whatever came of the last.
+func (e *Emitter) reconnect(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, firstWait)
+	defer cancel()
+	e.conn.ResetConnectBackoff()
+	e.conn.WaitForStateChange(ctx, connectivity.TransientFailure)
 }
 
 // send delivers one batch. The delay is how long the service asked to wait, 0

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -336,6 +337,28 @@ func (s *spool) skip(from position) (to position, lost uint64, err error) {
 		return from, 0, fmt.Errorf("put a damaged spool segment aside: %w", err)
 	}
 	return to, lost, nil
+}
+
+// backlog is how many events the spool holds, by the numbers in its headers: what
+// is damaged counts until it is given up.
+func (s *spool) backlog() (n uint64) {
+	var before segmentHeader
+	for i, segment := range s.segments {
+		h, err := s.headerOf(segment)
+		switch {
+		case err != nil:
+			continue
+		case i > 0 && before.emitter == h.emitter:
+			n += h.nextSeq - before.nextSeq
+		case i > 0: // a new identity: the one before ended without a successor
+			n += s.count(position{s.segments[i-1], math.MaxInt64})
+		}
+		before = h
+	}
+	if before.emitter == s.emitter {
+		n += s.nextSeq - before.nextSeq
+	}
+	return n
 }
 
 func (s *spool) headerOf(segment int64) (segmentHeader, error) {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"math"
+	"strconv"
 	"strings"
 )
 
@@ -12,10 +14,11 @@ type Request struct {
 	Target    string          // tool name, resource URI or prompt name
 	Arguments json.RawMessage // of a tool or prompt; for other methods all parameters without _meta; nil for none
 	TaskID    string
-	Answers   bool   // it answers an input_required result: the same call again
-	Cancels   string // the id that notifications/cancelled names, as JSON
-	Reason    string // why it was cancelled
-	TraceID   string // W3C trace context of _meta; both or neither
+	Answers   bool            // it answers an input_required result: the same call again
+	Inputs    json.RawMessage // what it answers: what a user typed or a model said; nil for none
+	Cancels   string          // the id that notifications/cancelled names, as JSON
+	Reason    string          // why it was cancelled
+	TraceID   string          // W3C trace context of _meta; both or neither
 	SpanID    string
 }
 
@@ -25,9 +28,10 @@ func ReadRequest(method string, params []byte) Request {
 	if err != nil {
 		return Request{Arguments: orNil(params)}
 	}
-	r := Request{TaskID: p.Text("taskId"), Answers: p.has("inputResponses"),
-		Cancels: string(bytes.TrimSpace(p["requestId"])), Reason: p.Text("reason")}
-	r.TraceID, r.SpanID = TraceContext(p.Object("_meta").Text("traceparent"))
+	meta := p.Object("_meta")
+	r := Request{TaskID: taskOf(p, meta), Answers: p.has("inputResponses") || p.has("requestState"), Inputs: orNil(p["inputResponses"]),
+		Cancels: ID(p["requestId"]), Reason: p.Text("reason")}
+	r.TraceID, r.SpanID = TraceContext(meta.Text("traceparent"))
 	// Each method's own parameters and no others: servers ignore what they don't
 	// know, so that a client could show the audit what no server reads.
 	switch method {
@@ -47,6 +51,39 @@ func ReadRequest(method string, params []byte) Request {
 	}
 	r.Arguments = withoutMeta(p, params)
 	return r
+}
+
+// taskOf is the task that a message names or says that it belongs to.
+func taskOf(o, meta Object) string {
+	if id := o.Text("taskId"); id != "" {
+		return id
+	}
+	return meta.Object("io.modelcontextprotocol/related-task").Text("taskId")
+}
+
+// ID is a JSON-RPC id as text, the same for all spellings of one id: peers answer
+// in their own. Strings and numbers differ; an id that is neither is "".
+func ID(raw json.RawMessage) string {
+	var v any
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	if d.Decode(&v) != nil {
+		return ""
+	}
+	switch id := v.(type) {
+	case string:
+		text, err := json.Marshal(id)
+		if err != nil {
+			return ""
+		}
+		return string(text)
+	case json.Number:
+		if f, err := id.Float64(); err == nil && f == math.Trunc(f) && math.Abs(f) < 1<<53 {
+			return strconv.FormatInt(int64(f), 10)
+		}
+		return id.String()
+	}
+	return ""
 }
 
 // withoutMeta drops _meta, which is read apart and differs from call to call.

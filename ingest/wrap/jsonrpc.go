@@ -2,10 +2,14 @@ package wrap
 
 import (
 	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 
+	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/protocol"
 )
 
@@ -37,16 +41,23 @@ func (m *message) hasID() bool {
 	return len(m.ID) > 0 && !bytes.Equal(m.ID, []byte("null"))
 }
 
-// key is the id in one spelling, so that 1 and "1" differ and white space does
-// not.
-func (m *message) key() string { return string(bytes.TrimSpace(m.ID)) }
+// key is the id in one spelling, cut when somebody uses megabytes for one.
+func (m *message) key() string {
+	const most = 200
+	id := protocol.ID(m.ID)
+	if len(id) > most {
+		sum := sha256.Sum256([]byte(id))
+		return event.ClipText(id, most) + hex.EncodeToString(sum[:8])
+	}
+	return id
+}
 
 // outcome is what came of the request that this answers.
-func (m *message) outcome() protocol.Outcome {
+func (m *message) outcome(method string) protocol.Outcome {
 	if m.Error != nil {
 		return protocol.JudgeError(m.Error.Code, m.Error.Message)
 	}
-	return protocol.JudgeResult(m.Result)
+	return protocol.JudgeResult(method, m.Result)
 }
 
 const maxBatch = 1000
@@ -92,8 +103,9 @@ func parseOne(raw []byte) (message, error) {
 		return message{}, err
 	}
 	m := message{ID: o["id"], Method: o.Text("method"), Params: o["params"], Result: o["result"], size: len(raw)}
-	if e := o.Object("error"); e != nil {
-		m.Error = &rpcError{Code: string(e["code"]), Message: e.Text("message"), Data: e["data"]}
+	if raw, ok := o["error"]; ok && string(raw) != "null" {
+		e := o.Object("error") // one that is no object is an error all the same
+		m.Error = &rpcError{Code: protocol.ErrorCode(e["code"]), Message: cmp.Or(e.Text("message"), o.Text("error")), Data: e["data"]}
 	}
 	if !m.isRequest() && !m.isNotification() && !m.isResponse() && m.Error == nil {
 		return message{}, errNotJSONRPC

@@ -41,7 +41,9 @@ func (k *kept) Send(_ context.Context, r emit.Record) error {
 	return nil
 }
 
-func (k *kept) Accepting() bool { return !k.refuse }
+func (k *kept) Failing() bool { return k.refuse }
+
+func (k *kept) Close(context.Context) error { return nil }
 
 func (k *kept) methods() (out []string) {
 	k.mu.Lock()
@@ -70,7 +72,7 @@ type outcome struct {
 
 func runScript(t *testing.T, script string, stdin io.Reader, em wrap.Emitter, change ...func(*wrap.Config)) outcome {
 	t.Helper()
-	cfg := wrap.Config{Command: []string{"sh", "-c", script}, Base: event.Event{Server: "s", Tenant: "t"}, Now: time.Now}
+	cfg := wrap.Config{Command: []string{"sh", "-c", script}, Base: event.Event{Server: "s", Tenant: "t"}, Now: time.Now, Flush: 20 * time.Second, Log: slog.New(slog.DiscardHandler)}
 	for _, c := range change {
 		c(&cfg)
 	}
@@ -147,7 +149,7 @@ func TestSignalsReachTheServer(t *testing.T) {
 			done := make(chan int, 1)
 			go func() {
 				code, err := wrap.Run(context.Background(), wrap.Config{
-					Command: []string{"sh", "-c", fmt.Sprintf(`trap 'exit 9' %d; echo ready; while :; do sleep 0.01; done`, int(sig))}, Now: time.Now,
+					Command: []string{"sh", "-c", fmt.Sprintf(`trap 'exit 9' %d; echo ready; while :; do sleep 0.01; done`, int(sig))}, Now: time.Now, Flush: time.Second,
 				}, stdin, stdout, nil, signals, &kept{}, redactor(t))
 				if err != nil {
 					t.Error(err)
@@ -180,12 +182,67 @@ func TestPromise8AnOwnerChoosesOpenOrClosed(t *testing.T) {
 	}
 }
 
+// Also when it must not fail open: a queue that is full for a moment loses
+// nothing.
 func TestABurstIsRecordedWhole(t *testing.T) {
-	k := &kept{}
-	runScript(t, `i=0; while read -r line; do i=$((i+1)); echo '{"jsonrpc":"2.0","id":'$i',"result":{}}'; done`,
-		strings.NewReader(burst(2000)), k)
-	if got := k.methods(); len(got) != 2000 {
-		t.Errorf("%d events", len(got))
+	s := rpctest.New(t)
+	em := openEmitter(t, s, func(c *emit.Config) { c.Queue = 2 })
+	o := runScript(t, `i=0; while read -r line; do i=$((i+1)); echo '{"jsonrpc":"2.0","id":'$i',"result":{}}'; done`,
+		strings.NewReader(burst(2000)), em, func(c *wrap.Config) { c.FailClosed = true })
+	if o.err != nil || o.code != 0 {
+		t.Errorf("%v, status %d", o.err, o.code)
+	}
+	s.WantDense(em.ID(), 2000)
+}
+
+func openEmitter(t *testing.T, s *rpctest.Service, change ...func(*emit.Config)) *emit.Emitter {
+	t.Helper()
+	cfg := emit.Config{Address: s.Address, Name: "files", Spool: t.TempDir()}
+	for _, c := range change {
+		c(&cfg)
+	}
+	em, err := emit.Open(cfg, redactor(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return em
+}
+
+// What can't be recorded before the time is up holds nobody up: the queue here
+// would take minutes.
+func TestTheEndDoesNotWaitForTheAudit(t *testing.T) {
+	k := &slow{kept: &kept{}}
+	o := runScript(t, `while read -r line; do :; done; exit 3`, strings.NewReader(burst(1000)), k, func(c *wrap.Config) { c.Flush = time.Millisecond })
+	if o.code != 3 || k.refused == 0 {
+		t.Errorf("status %d, %d were given up", o.code, k.refused)
+	}
+}
+
+// slow is an emitter whose queue never has room.
+type slow struct {
+	*kept
+	refused int
+}
+
+func (s *slow) Send(ctx context.Context, _ emit.Record) error {
+	<-ctx.Done()
+	s.refused++
+	return ctx.Err()
+}
+
+// A child that the server leaves behind holds its output open. A client that has
+// closed its side does not wait for it; one that has not is still served.
+func TestWhatTheServerLeavesBehind(t *testing.T) {
+	held, release := io.Pipe()
+	o := runScript(t, `(read -r line <&3; echo late) 3<&0 & exit 6`, held, &kept{}, func(*wrap.Config) {
+		go func() { _, _ = io.WriteString(release, "go\n"); release.Close() }()
+	})
+	if o.code != 6 || o.stdout != "late\n" {
+		t.Errorf("with its client: %+v", o)
+	}
+	o = runScript(t, `sleep 600 & exit 7`, strings.NewReader(""), &kept{})
+	if o.code != 7 {
+		t.Errorf("without: %+v", o)
 	}
 }
 
@@ -221,22 +278,17 @@ func TestARealServerEndToEnd(t *testing.T) {
 		`{"jsonrpc":"2.0","id":5,"method":"tools/list"}`,
 	}
 	s := rpctest.New(t)
-	spool := t.TempDir()
-	em, err := emit.Open(emit.Config{Address: s.Address, Name: "files", Spool: spool}, redactor(t), slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	em := openEmitter(t, s)
 	stdin, in := io.Pipe()
 	out, stdout := io.Pipe()
 	code := make(chan int, 1)
 	go func() {
-		n, err := wrap.Run(context.Background(), wrap.Config{Command: []string{node, server, project}, Now: time.Now,
+		n, err := wrap.Run(context.Background(), wrap.Config{Command: []string{node, server, project}, Now: time.Now, Flush: 20 * time.Second, Log: slog.New(slog.DiscardHandler),
 			Base: event.Event{Server: "files", Tenant: "t", Principal: "p", PrincipalKind: "human"}},
 			stdin, stdout, nil, nil, em, redactor(t))
 		if err != nil {
 			t.Error(err)
 		}
-		stdout.Close()
 		code <- n
 	}()
 	answers := bufio.NewScanner(out)
@@ -257,11 +309,6 @@ func TestARealServerEndToEnd(t *testing.T) {
 	go io.Copy(io.Discard, out)
 	if n := <-code; n != 0 {
 		t.Errorf("status %d", n)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	if err := em.Close(ctx); err != nil {
-		t.Fatal(err)
 	}
 	got := map[string]string{}
 	for _, e := range s.Events() {

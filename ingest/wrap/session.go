@@ -21,8 +21,13 @@ const (
 	toClient
 )
 
-// maxPending bounds the requests that wait, against a peer that never answers.
-const maxPending = 10000
+// Bounds of the requests that wait, against a peer that never answers: their
+// number, and the bytes of their contents. A request beyond the second is recorded
+// without its content.
+const (
+	maxPending      = 10000
+	maxPendingBytes = 64 << 20
+)
 
 // maxUnread bounds the events of one line of garbage.
 const maxUnread = 10
@@ -35,23 +40,52 @@ type session struct {
 	calls   *emit.Calls
 	emit    func(emit.Record)
 	pending map[direction]*simplelru.LRU[string, *request]
+	waiting int // bytes that pending requests hold
 }
 
 // request waits for its answer.
 type request struct {
 	event     event.Event
-	arguments []byte
+	asked     protocol.Request
+	at        time.Time // with the monotonic clock: a step of the wall clock is no duration
+	held      int       // bytes of its contents
+	dropped   string    // why it has no contents
 	settled   bool
 	cancelled bool // an event says so; the answer may still come
+}
+
+func (q *request) record(e *event.Event, result []byte) emit.Record {
+	return emit.Record{Event: e, Arguments: q.asked.Arguments, Result: result, Dropped: q.dropped}
 }
 
 func newSession(base event.Event, r *redact.Redactor, keep func(emit.Record)) *session {
 	base.Hints = event.DefaultHints
 	s := &session{base: base, calls: emit.NewCalls(r), emit: keep, pending: map[direction]*simplelru.LRU[string, *request]{}}
 	for _, d := range []direction{toServer, toClient} {
-		s.pending[d], _ = simplelru.NewLRU(maxPending, func(_ string, q *request) { s.unanswered(q) })
+		s.pending[d], _ = simplelru.NewLRU(maxPending, func(_ string, q *request) {
+			s.waiting -= q.held
+			s.unanswered(q)
+		})
 	}
 	return s
+}
+
+// take records one line that passed, or that lines were missed. Whatever a peer
+// sends, reading it must not end the server's process.
+func (s *session) take(p passed) {
+	defer func() {
+		if recover() != nil { // what it says may quote the message
+			s.unparsed(p.from, p.size, "the audit could not read it", p.at)
+		}
+	}()
+	switch {
+	case p.missed > 0:
+		s.missed(p.missed, p.at)
+	case p.line == nil:
+		s.unparsed(p.from, p.size, "the message was too long, or came faster than it could be read", p.at)
+	default:
+		s.line(p.from, p.line, p.at)
+	}
 }
 
 // line takes one line that passed at a time.
@@ -118,13 +152,17 @@ func (s *session) request(d direction, m *message, at time.Time) {
 	if d == toServer {
 		s.learn(d, m.Params)
 	}
-	p := protocol.ReadRequest(m.Method, m.Params)
-	q := &request{event: s.base, arguments: p.Arguments}
+	q := &request{event: s.base, asked: protocol.ReadRequest(m.Method, m.Params), at: at, held: m.size}
 	e := &q.event
 	e.OccurredAt, e.Method, e.RequestID, e.RequestBytes = at.UnixMicro(), m.Method, m.key(), uint64(m.size)
-	s.calls.Asked(e, p)
+	s.calls.Asked(e, q.asked)
+	if s.waiting+q.held > maxPendingBytes {
+		q.held, q.dropped, q.asked.Arguments, q.asked.Inputs = 0, "too_much_waiting", nil, nil
+		e.Clip()
+	}
 	s.pending[d].Remove(m.key()) // an id that is used again: the first one will not be answered
 	s.pending[d].Add(m.key(), q)
+	s.waiting += q.held
 }
 
 // learn keeps what a peer says of itself: once, in initialize, or with each
@@ -154,8 +192,8 @@ func (s *session) notification(d direction, m *message, at time.Time) {
 		if q, ok := s.pending[d].Peek(p.Cancels); ok {
 			e := q.event
 			e.Outcome, e.ErrorMessage = "cancelled", p.Reason
-			e.Duration = uint64(max(at.UnixMicro()-e.OccurredAt, 0))
-			s.emit(emit.Record{Event: &e, Arguments: q.arguments})
+			e.Duration = uint64(max(at.Sub(q.at).Microseconds(), 0))
+			s.emit(q.record(&e, nil))
 			q.settled, q.cancelled = true, true
 		}
 		return
@@ -176,7 +214,7 @@ func (s *session) response(d direction, m *message, at time.Time) {
 		e := s.base
 		e.OccurredAt, e.Kind, e.Method, e.RequestID = at.UnixMicro(), "other", "mcpaudit/unasked", m.key()
 		e.ResponseBytes = uint64(m.size)
-		o := m.outcome()
+		o := m.outcome("")
 		e.Outcome, e.ErrorCode, e.ErrorMessage = o.Outcome, o.Code, o.Message
 		if e.Outcome == "success" {
 			e.Outcome, e.ErrorMessage = "protocol_error", "an answer to a request that was not seen or had its answer"
@@ -201,15 +239,15 @@ func (s *session) response(d direction, m *message, at time.Time) {
 		result = m.Error.Data
 	}
 	e := &q.event
-	e.ResponseBytes, e.Duration = uint64(m.size), uint64(max(at.UnixMicro()-e.OccurredAt, 0))
-	definitions := s.calls.Answered(e, q.arguments, m.Result, m.outcome())
-	if e.Method == "ping" && e.Outcome == "success" && q.arguments == nil && string(bytes.TrimSpace(m.Result)) == "{}" {
+	e.ResponseBytes, e.Duration = uint64(m.size), uint64(max(at.Sub(q.at).Microseconds(), 0))
+	more := s.calls.Answered(e, q.asked, m.Result, m.outcome(e.Method))
+	if e.Method == "ping" && e.Outcome == "success" && q.asked.Arguments == nil && string(bytes.TrimSpace(m.Result)) == "{}" {
 		return // a sign of life, and nothing else
 	}
-	for _, r := range definitions {
+	for _, r := range more {
 		s.emit(r)
 	}
-	s.emit(emit.Record{Event: e, Arguments: q.arguments, Result: result})
+	s.emit(q.record(e, result))
 }
 
 // forget drops a settled request without reporting it as unanswered.
@@ -227,7 +265,7 @@ func (s *session) unanswered(q *request) {
 	}
 	q.event.Outcome, q.event.ErrorCode = "protocol_error", "no_answer"
 	q.event.ErrorMessage = "no answer was seen: the server or the client ended, or the id was used again"
-	s.emit(emit.Record{Event: &q.event, Arguments: q.arguments})
+	s.emit(q.record(&q.event, nil))
 }
 
 // end settles what is still waiting when the session is over.

@@ -3,6 +3,7 @@ package wrap
 import (
 	"bytes"
 	"io"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,6 +34,9 @@ type tee struct {
 	now   func() time.Time
 	lines *queue
 
+	reading atomic.Bool   // it waits for bytes
+	reads   atomic.Uint64 // how often some came
+
 	partial []byte
 	size    int // of the line so far, also when partial was given up
 	tooLong bool
@@ -44,7 +48,10 @@ type tee struct {
 func (t *tee) copy(w io.Writer, r io.Reader) error {
 	buf := make([]byte, chunkSize)
 	for {
+		t.reading.Store(true)
 		n, err := r.Read(buf)
+		t.reading.Store(false)
+		t.reads.Add(1)
 		if n > 0 {
 			if t.from == toServer {
 				t.take(buf[:n])

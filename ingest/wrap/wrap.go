@@ -11,11 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
-	"os/exec"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/mcpaudit/mcpaudit/ingest/emit"
@@ -23,125 +22,151 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
 )
 
-// Emitter is what wrap needs of one; *emit.Emitter is it.
+// Emitter is what wrap needs of one; *emit.Emitter and *emit.Patient are it.
 type Emitter interface {
 	// Send takes a record and waits for room; an error means that it is lost, and
 	// counted.
 	Send(ctx context.Context, r emit.Record) error
-	// Accepting says whether an event emitted now would be kept.
-	Accepting() bool
+	// Failing says that what is sent now would be lost.
+	Failing() bool
+	// Close keeps what was sent; ctx bounds how long that may take.
+	Close(ctx context.Context) error
 }
 
 // Config of a wrapped server.
 type Config struct {
 	Command []string
 	Base    event.Event // who and where, the same for all events
-	// FailClosed cuts the server off and stops it when an event can't be kept:
-	// nothing more passes unaudited. Otherwise calls pass and the loss is reported
-	// later.
+	// FailClosed cuts the server off and stops it once an event was lost or a
+	// message could not be read: nothing more passes. What passed until then is not
+	// undone. Otherwise calls pass, and the loss is reported later.
 	FailClosed bool
-	Now        func() time.Time
+	// Flush is how long events may take to be kept and sent after the server has
+	// ended.
+	Flush time.Duration
+	Now   func() time.Time
+	Log   *slog.Logger // hears what is left to be sent
 }
 
-// grace is how long a server that is cut off has to end by itself.
-const grace = 5 * time.Second
+// ErrNotAudited is why a server was stopped: its owner chose to fail closed.
+var ErrNotAudited = errors.New("the server was stopped: an audit event could not be kept and --fail is closed")
 
 // Run runs the command until it ends and returns its exit status: its own, or
-// 128 and the signal's number. Signals that arrive on signals are passed on.
-// The error says why the command could not be run.
+// 128 and the signal's number. Signals that arrive on signals are passed on. It
+// closes the emitter, and standard output when that can be closed. The error says
+// why the command could not be run, or ErrNotAudited.
 func Run(ctx context.Context, cfg Config, stdin io.Reader, stdout io.Writer, stderr *os.File, signals <-chan os.Signal, em Emitter, r *redact.Redactor) (int, error) {
-	cmd := exec.Command(cfg.Command[0], cfg.Command[1:]...)
-	cmd.Stderr = stderr
-	in, err := cmd.StdinPipe()
+	server, err := start(cfg, stderr)
 	if err != nil {
-		return 0, fmt.Errorf("wrap %q: %w", cfg.Command[0], err)
+		return 0, errors.Join(fmt.Errorf("wrap %q: %w", cfg.Command[0], err), em.Close(ctx))
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return 0, fmt.Errorf("wrap %q: %w", cfg.Command[0], err)
+	// What is recorded ends with the time that there is for it, not with ctx: that
+	// asks the server to end, which it does in its own way.
+	recording, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	var stopped atomic.Bool
+	lost := func() {
+		if cfg.FailClosed && !stopped.Swap(true) {
+			server.cutOff()
+		}
 	}
-	if err := cmd.Start(); err != nil {
-		return 0, fmt.Errorf("wrap %q: %w", cfg.Command[0], err)
-	}
-	done := make(chan struct{})
-	go passSignals(ctx, cmd.Process, signals, done)
-
 	lines := newQueue()
-	var closedBy atomic.Bool
-	s := newSession(cfg.Base, r, func(rec emit.Record) {
-		// Waiting holds up the parser alone, never what passes.
-		err := em.Send(ctx, rec)
-		if cfg.FailClosed && (err != nil || !em.Accepting()) && !closedBy.Swap(true) {
-			// The pipes first: a server may take its time to end, or leave children
-			// that hold them.
-			in.Close()
-			out.Close()
-			cmd.Process.Signal(syscall.SIGTERM)
-			time.AfterFunc(grace, func() { _ = cmd.Process.Kill() }) // it may have ended
-		}
-	})
-	var parser sync.WaitGroup
-	parser.Go(func() {
-		for batch := lines.take(); len(batch) > 0; batch = lines.take() {
-			for _, p := range batch {
-				if p.missed > 0 {
-					s.missed(p.missed, p.at)
-				} else if p.line == nil {
-					s.unparsed(p.from, p.size, "the message was too long, or came faster than it could be read", p.at)
-				} else {
-					s.line(p.from, p.line, p.at)
-				}
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		s := newSession(cfg.Base, r, func(rec emit.Record) {
+			// Waiting holds up the reader alone, never what passes.
+			if em.Send(recording, rec) != nil || em.Failing() {
+				lost()
 			}
-		}
-		s.end()
+		})
+		read(s, lines, lost)
 	})
 
-	// The client's side may stay open for ever; the server's end ends the wrap,
-	// and what the client sends after that is not queued.
+	// The client's side may stay open for ever: the server's end ends the wrap.
+	clientDone := make(chan struct{})
 	go func() {
+		defer close(clientDone)
 		t := tee{from: toServer, now: cfg.Now, lines: lines}
-		_ = t.copy(in, stdin) // the server has ended: its exit status says more
-		in.Close()
+		_ = t.copy(server.in, stdin) // the server has ended: its exit status says more
+		server.in.Close()
 	}()
-	t := tee{from: toClient, now: cfg.Now, lines: lines}
-	copyErr := t.copy(stdout, out)
-	if copyErr != nil {
-		// The client is gone: the server learns it as it would without us.
-		_, _ = io.Copy(io.Discard, out)
+	output := tee{from: toClient, now: cfg.Now, lines: lines}
+	outputDone := make(chan struct{})
+	go func() {
+		defer close(outputDone)
+		if output.copy(stdout, server.out) != nil {
+			// The client is gone: the server learns it as it would without us.
+			_, _ = io.Copy(io.Discard, server.out)
+		}
+	}()
+	err = server.wait(ctx, signals)
+
+	hurried := make(chan struct{})
+	go func() { // the server has ended: a signal now is for the wrap
+		select {
+		case <-signals:
+			close(hurried)
+			giveUp()
+		case <-recording.Done():
+		}
+	}()
+	await(outputDone, hurried, clientDone, &output)
+	server.out.Close()
+	if c, ok := stdout.(io.Closer); ok {
+		c.Close() // the client sees the end before the audit is done
 	}
-	err = cmd.Wait()
-	close(done)
 	lines.close()
-	parser.Wait()
-	if closedBy.Load() {
-		return 1, errors.New("the server was stopped: an audit event could not be kept and --fail is closed")
+	timer := time.AfterFunc(cfg.Flush, giveUp)
+	defer timer.Stop()
+	reader.Wait()
+	if left := em.Close(recording); left != nil {
+		cfg.Log.Warn(left.Error())
+	}
+	if stopped.Load() {
+		return 1, ErrNotAudited
 	}
 	return status(err)
 }
 
-// passSignals hands signals to the server until it has ended.
-func passSignals(ctx context.Context, p *os.Process, signals <-chan os.Signal, done <-chan struct{}) {
-	for {
+// read makes events of the lines until there are no more.
+func read(s *session, lines *queue, lost func()) {
+	for batch := lines.take(); len(batch) > 0; batch = lines.take() {
+		for _, p := range batch {
+			if p.line == nil {
+				lost()
+			}
+			s.take(p)
+		}
+	}
+	s.end()
+}
+
+// await waits for the end of the output of a server that has ended. Children of
+// the server may hold it open and go on serving; once the client has closed its
+// side, too, they are waited for only while they write.
+func await(outputDone, hurried, clientDone <-chan struct{}, output *tee) {
+	const poll, patience = 50 * time.Millisecond, 20 // a second without a byte
+	quiet, reads := 0, output.reads.Load()
+	for quiet < patience {
 		select {
-		case s := <-signals:
-			p.Signal(s)
-		case <-ctx.Done():
-			p.Signal(syscall.SIGTERM)
-			<-done
+		case <-outputDone:
 			return
-		case <-done:
+		case <-hurried:
 			return
+		case <-time.After(poll):
+		}
+		quiet++
+		if now := output.reads.Load(); now != reads || !output.reading.Load() || !closed(clientDone) {
+			quiet, reads = 0, now
 		}
 	}
 }
 
-func status(err error) (int, error) {
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
-		return 0, err
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
-	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-		return 128 + int(ws.Signal()), nil
-	}
-	return exit.ExitCode(), nil
 }
