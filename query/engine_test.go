@@ -77,6 +77,9 @@ func TestFiltersFindWhatTheySay(t *testing.T) {
 		for _, v := range []string{"", "files", "nul\x00inside", "line\nbreak\t\"quoted\"", "email", "file"} {
 			add(name+":"+quoted(v), func(e *event.Event) bool { return slices.Contains(get(e), v) })
 		}
+		add(name+`:"e*"`, func(e *event.Event) bool {
+			return slices.ContainsFunc(get(e), func(v string) bool { return strings.HasPrefix(v, "e") })
+		})
 		add(name+":*", func(e *event.Event) bool { return len(get(e)) > 0 })
 	}
 	numbers := map[string]func(*event.Event) uint64{

@@ -160,6 +160,9 @@ func (c *compiler) comparison(e *expr.Expr, op string, left, right *expr.Expr) (
 		if value == "" { // has doesn't find it in a list of LowCardinality
 			return "arrayExists(x -> empty(x), " + f.sql + ")", nil
 		}
+		if value[0] == '*' || value[len(value)-1] == '*' {
+			return "arrayExists(x -> " + c.text("x", "=", value) + ", " + f.sql + ")", nil
+		}
 		return "has(" + f.sql + ", " + c.bind("String", value) + ")", nil
 	case boolKind:
 		if value != "true" && value != "false" {

@@ -52,6 +52,7 @@ func TestAFilterBecomesSQLWithItsValuesBound(t *testing.T) {
 		{`truncated = true`, "`truncated` = {p0:Bool}", "true"},
 		{`hint_read_only != false`, "`hint_read_only` != {p0:Bool}", "false"},
 		{`signals:"secret:github-pat"`, "has(`signals`, {p0:String})", `"secret:github-pat"`},
+		{`signals:"secret:*"`, "arrayExists(x -> startsWith(x, {p0:String}), `signals`)", `"secret:"`},
 		{`signals:""`, "arrayExists(x -> empty(x), `signals`)", ""},
 		{`removed:*`, "notEmpty(`removed.class`)", ""},
 		{`result_marks:email`, "has(`result_marks.class`, {p0:String})", `"email"`},

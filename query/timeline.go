@@ -178,7 +178,7 @@ func (s *Server) missingBetween(ctx context.Context, events []*event.Event) (map
 // an emitter's events in the store do not have, at most store.MaxRuns.
 func (s *Server) gaps(ctx context.Context, emitter string, from, to uint64) ([]store.Run, error) {
 	rows, err := s.store.Query(ctx, s.cfg.Limits, `
-		SELECT before + 1, emitter_seq - 1 FROM
+		SELECT toUInt64(before + 1), toUInt64(emitter_seq - 1) FROM
 			(SELECT emitter_seq, lagInFrame(emitter_seq, 1, {from:UInt64}) OVER (ORDER BY emitter_seq ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS before
 			 FROM events WHERE emitter_id = {emitter:String} AND emitter_seq BETWEEN {from:UInt64} AND {to:UInt64})
 		WHERE emitter_seq > before + 1 ORDER BY emitter_seq LIMIT {most:UInt32}`,

@@ -87,9 +87,9 @@ func serveCommand(s *surroundings) *cobra.Command {
 		Long: `Run the service until it is interrupted.
 
 Without settings it keeps events with the ClickHouse engine in process, in your
-data folder, and listens on loopback: gRPC on 127.0.0.1:4777, health and metrics
-on 127.0.0.1:4778. Every setting is a flag, an environment variable and a key of
-the YAML file; 'mcpaudit config' prints them all with what is in force.`,
+data folder, and listens on loopback: gRPC on 127.0.0.1:4777; HTTP/JSON, health and
+metrics on 127.0.0.1:4778. Every setting is a flag, an environment variable and a
+key of the YAML file; 'mcpaudit config' prints them all with what is in force.`,
 		Example: `  mcpaudit serve
   mcpaudit serve --store.path ./audit-data --listen.grpc 127.0.0.1:5000
   mcpaudit serve --config mcpaudit.yaml --check

@@ -45,7 +45,7 @@ type StoreConfig struct {
 // ListenConfig says where the service is reached.
 type ListenConfig struct {
 	GRPC string `key:"grpc" doc:"address of the gRPC services (ingest, query)"`
-	HTTP string `key:"http" doc:"address of /healthz, /readyz and /metrics"`
+	HTTP string `key:"http" doc:"address of the API as HTTP/JSON (/v1/…, /openapi.json), /healthz, /readyz and /metrics: who reaches it reads the log"`
 }
 
 // IngestConfig bounds the pipeline.

@@ -1622,7 +1622,7 @@ const file_mcpaudit_v1_query_proto_rawDesc = "" +
 	"\atask_id\x18\x03 \x01(\tB\n" +
 	"\xbaH\ar\x05 \x01(\x80\x02H\x00R\x06taskId\x12*\n" +
 	"\tprincipal\x18\x04 \x01(\tB\n" +
-	"\xbaH\ar\x05 \x01(\x80\x04H\x00R\tprincipal\x129\n" +
+	"\xbaH\ar\x05 \x01(\x80\x10H\x00R\tprincipal\x129\n" +
 	"\n" +
 	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
 	"\bend_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12 \n" +
