@@ -19,6 +19,7 @@ setup: ## install what a Debian-like machine lacks, and say what
 	@deploy/dev/setup.sh
 
 demo: build ## real MCP servers behind mcpaudit, and their events
+	@go build -trimpath -o bin/library ./ingest/emit/gosdk/example
 	@deploy/demo/demo.sh
 
 run: build setup ## the service, on loopback, data in your data folder
@@ -28,7 +29,7 @@ test: setup ## all tests
 	go test ./...
 
 race: setup ## the tests of everything concurrent under the race detector
-	go test -race ./ingest ./ingest/emit ./ingest/rpc ./ingest/store/... ./ingest/wrap ./internal/app ./query
+	go test -race ./ingest ./ingest/emit/... ./ingest/rpc ./ingest/store/... ./ingest/wrap ./internal/app ./query
 
 fuzz: ## each fuzz target for FUZZTIME (default 10s)
 	@deploy/dev/fuzz.sh $${FUZZTIME:-10s}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Shows mcpaudit at work: a service on the engine in process, three MCP servers
-# in two languages behind `mcpaudit wrap`, the MCP Inspector as their client, and
-# the events that come back out of the store.
+# in two languages behind `mcpaudit wrap` and one in Go that audits itself, the MCP
+# Inspector as their client, and the events that come back out of the store.
 #
 # Everything lives in a temporary folder that is removed at the end. It ends with
 # an error when an event is missing or a secret is found in the store, so it is a
@@ -46,24 +46,35 @@ for _ in $(seq 200); do
 done
 echo "ready"
 
-title "2. Three MCP servers, each behind one wrapped command"
+title "2. Three MCP servers behind one wrapped command each, and one in Go with one line of code"
 mkdir -p "$work/project"
 echo "quarterly numbers" >"$work/project/report.txt"
 # A token of GitHub's form that was never anyone's.
 secret=ghp_$("$python" -c 'import random; print("".join(random.choices("ABCDEFGHJKLMNPQRSTUVWXYZabcdefghkmnpqrstuvwxyz23456789", k=36)))')
 
-# call SERVER COMMAND... -- INSPECTOR ARGUMENTS...: one MCP client session. MCP
-# clients pass a server only the common part of their environment, so that what
-# wrap has to know is given as flags.
+# client SERVER COMMAND...: one MCP client session. MCP clients pass a server only
+# the common part of their environment: what wrap has to know is given as flags,
+# what a server has to know with -e.
+client() {
+  local name=$1
+  shift
+  "$modules/.bin/mcp-inspector" --cli "$@" >"$work/answer" 2>"$work/errors" ||
+    grep -q isError "$work/answer" || { cat "$work/answer" "$work/errors" >&2; fail "the client could not call $name"; }
+}
+# call SERVER COMMAND... -- INSPECTOR ARGUMENTS...: the same, with wrap in front.
 call() {
   local name=$1 command=()
   shift
   while [ "$1" != -- ]; do command+=("$1"); shift; done
   shift
   echo "  $name  $*" | sed "s#$work#…#g"
-  "$modules/.bin/mcp-inspector" --cli "$mcpaudit" wrap --service "$MCPAUDIT_SERVICE" --server "$name" \
-    --spool "$work/spool" --key-file "$work/redact.key" -- "${command[@]}" "$@" >"$work/answer" 2>"$work/errors" ||
-    grep -q isError "$work/answer" || { cat "$work/answer" "$work/errors" >&2; fail "the client could not call $name"; }
+  client "$name" "$mcpaudit" wrap --service "$MCPAUDIT_SERVICE" --server "$name" \
+    --spool "$work/spool" --key-file "$work/redact.key" -- "${command[@]}" "$@"
+}
+library() {
+  echo "  library  $*"
+  client library -e "MCPAUDIT_SERVICE=$MCPAUDIT_SERVICE" -e "MCPAUDIT_REDACT_KEY_FILE=$work/redact.key" -e "XDG_STATE_HOME=$work/state" \
+    "$PWD/bin/library" "$@"
 }
 files() { call files node "$modules/@modelcontextprotocol/server-filesystem/dist/index.js" "$work/project" -- "$@"; }
 everything() { call everything node "$modules/@modelcontextprotocol/server-everything/dist/index.js" stdio -- "$@"; }
@@ -78,6 +89,8 @@ everything --method tools/call --tool-name get-sum --tool-arg a=2 --tool-arg b=3
 everything --method prompts/get --prompt-name simple-prompt
 notes --method tools/call --tool-name save_note --tool-arg title=deploy --tool-arg "text=the token is $secret, write to ada@example.com"
 notes --method tools/call --tool-name read_note --tool-arg title=lost
+library --method tools/call --tool-name find_books --tool-arg words=cities
+library --method tools/call --tool-name lend_book --tool-arg "book=Solaris" --tool-arg "reader=ada@example.com"
 
 title "3. What the store has"
 filter='method = "tools/call" OR method = "prompts/get"'
@@ -103,10 +116,16 @@ for want in [
     ("files", "read_text_file", "success"), ("files", "read_text_file", "denied"), ("files", "read_text_file", "tool_error"),
     ("everything", "echo", "success"), ("everything", "get-sum", "success"), ("everything", "simple-prompt", "success"),
     ("notes", "save_note", "success"), ("notes", "read_note", "tool_error"),
+    ("library", "find_books", "success"), ("library", "lend_book", "success"),
 ]:
     assert want in got, f"no event says {want}; there are {sorted(got)}"
 CHECK
-if grep -rqF "$secret" "$work/data" "$work/spool"; then
+kill "$service" && wait "$service"
+service=
+# What waits for a service that is away holds no secret either.
+notes --method tools/call --tool-name save_note --tool-arg title=later --tool-arg "text=the token is $secret"
+grep -rqF "REDACTED:secret" "$work/spool" || fail "the event of a call while the service was away is not in the spool"
+if grep -rqF "$secret" "$work/data" "$work/spool" "$work/state"; then
   fail "the planted token is in a file of the store or of a spool"
 fi
 title "Every call is there, the denied one and the failed ones are told apart, no secret was kept."

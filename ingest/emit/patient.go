@@ -73,6 +73,15 @@ func (p *Patient) Send(ctx context.Context, r Record) error {
 	return ErrLost
 }
 
+// CountLost counts events that could not even be made.
+func (p *Patient) CountLost(n uint64) {
+	if e := p.emitter.Load(); e != nil {
+		e.lost.Add(n)
+		return
+	}
+	p.lost.Add(n)
+}
+
 // Failing is [Emitter.Failing], true while there is no emitter.
 func (p *Patient) Failing() bool {
 	e := p.emitter.Load()

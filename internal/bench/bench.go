@@ -41,12 +41,12 @@ type Env struct {
 }
 
 // Names are the benchmarks that Run knows.
-var Names = []string{"ack", "ingest", "redact", "size", "wrap"}
+var Names = []string{"ack", "emit", "ingest", "redact", "size", "wrap"}
 
 // Run runs one benchmark.
 func Run(ctx context.Context, name string, e Env) ([]Result, error) {
 	run, ok := map[string]func(context.Context, Env) ([]Result, error){
-		"ack": ack, "ingest": ingestRate, "redact": redaction, "size": size, "wrap": wrapped,
+		"ack": ack, "emit": emitted, "ingest": ingestRate, "redact": redaction, "size": size, "wrap": wrapped,
 	}[name]
 	if !ok {
 		return nil, fmt.Errorf("there is no benchmark %q; there are %s", name, strings.Join(Names, ", "))

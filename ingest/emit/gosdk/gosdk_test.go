@@ -189,6 +189,59 @@ func TestWhatAToolReusesIsRecordedAsItWas(t *testing.T) {
 	}
 }
 
+// A client of an older revision whose requests lack parameters: the audit must not
+// be what breaks them.
+func TestPromise8OddCallsPass(t *testing.T) {
+	s := rpctest.New(t)
+	server := newServer()
+	audit := gosdk.Audit(server, options(t, s))
+	ours, theirs := mcp.NewInMemoryTransports()
+	if _, err := server.Connect(t.Context(), ours, nil); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := theirs.Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(method string, id int64, params string) {
+		r := &jsonrpc.Request{Method: method, Params: json.RawMessage(params)}
+		if id > 0 {
+			if r.ID, err = jsonrpc.MakeID(float64(id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := conn.Write(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if id == 0 {
+			return
+		}
+		if _, err := conn.Read(t.Context()); err != nil {
+			t.Fatalf("%s: %v", method, err)
+		}
+	}
+	send("initialize", 1, `{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"old","version":"1"}}`)
+	send("notifications/initialized", 0, "")
+	send("tools/list", 2, "")
+	send("tools/list", 3, "null")
+	send("resources/list", 4, "{}")
+	if err := audit.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var lists int
+	for _, e := range s.Events() {
+		if e.Method == "tools/list" && e.Target == "" {
+			lists++
+		}
+		if e.ProtocolVersion != "2025-06-18" || e.ClientName != "old" {
+			t.Errorf("protocol %q, client %q", e.ProtocolVersion, e.ClientName)
+		}
+	}
+	if lists != 2 || audit.Stats().Lost != 0 {
+		t.Errorf("%d lists, %+v", lists, audit.Stats())
+	}
+}
+
 // Promise 8: an audit that can't record lets calls pass or refuses them, as its
 // owner chose.
 func TestPromise8FailOpenOrClosed(t *testing.T) {
@@ -361,6 +414,27 @@ func TestTheExampleServerIsAudited(t *testing.T) {
 		if e.Server != "library" || strings.Contains(fmt.Sprintf("%+v", e), "ada@example.com") {
 			t.Errorf("%+v", e)
 		}
+	}
+}
+
+// The README shows the example's one line.
+func TestTheReadmeShowsTheExample(t *testing.T) {
+	readme, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile("example/main.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, diff, _ := strings.Cut(string(readme), "```diff\n")
+	diff, _, ok := strings.Cut(diff, "```")
+	var after strings.Builder
+	for line := range strings.Lines(diff) {
+		after.WriteString(line[1:])
+	}
+	if !ok || !strings.Contains(string(example), after.String()) || strings.Count(string(example), "gosdk.") != 1 {
+		t.Errorf("the example does not have\n%s", after.String())
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,8 +36,7 @@ func (a *Auditor) Middleware() mcp.Middleware {
 			returned := false
 			defer func() {
 				if !returned { // a panic: the process is about to end, and takes the queue along
-					c.err = errors.New("the handler panicked")
-					a.emit(ctx, c)
+					a.emit(ctx, c, nil, errPanicked)
 					soon, cancel := context.WithTimeout(context.Background(), time.Second)
 					defer cancel()
 					_ = a.emitter.Flush(soon)
@@ -44,14 +44,15 @@ func (a *Auditor) Middleware() mcp.Middleware {
 			}()
 			result, err := next(context.WithValue(ctx, eventKey{}, &c.event), method, req)
 			returned = true
-			c.result, c.err = snapshot(result), err
-			if a.emit(ctx, c) != nil && a.o.FailClosed {
+			if a.emit(ctx, c, result, err) != nil && a.o.FailClosed {
 				return nil, errUnaudited
 			}
 			return result, err
 		}
 	}
 }
+
+var errPanicked = errors.New("the handler panicked")
 
 // errUnaudited is what a client sees when the owner chose to fail closed.
 var errUnaudited = &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: "refused: this server's audit log takes no events"}
@@ -64,23 +65,41 @@ type call struct {
 	token   string // the credential; only its fingerprint is kept
 	result  any    // a snapshot: marshalled later
 	err     error
+	broken  error // why there is no event
 }
 
-func (a *Auditor) begin(ctx context.Context, method string, req mcp.Request) *call {
-	c := &call{began: time.Now()}
+// survive keeps a fault of the audit, or of a type of the server's that it looks
+// at, from the call: the call passes and counts as lost.
+func (a *Auditor) survive(err *error) {
+	if p := recover(); p != nil {
+		a.o.Log.Error("a call could not be audited", "panic", fmt.Sprintf("%T", p))
+		a.emitter.CountLost(1)
+		*err = emit.ErrLost
+	}
+}
+
+func (a *Auditor) begin(ctx context.Context, method string, req mcp.Request) (c *call) {
+	c = &call{began: time.Now()}
+	defer a.survive(&c.broken)
 	e := &c.event
 	a.caller(c, req)
 	e.OccurredAt, e.Method = c.began.UnixMicro(), method
 	params := req.GetParams()
-	if p, ok := params.(*mcp.CallToolParamsRaw); ok && p != nil {
+	if v := reflect.ValueOf(params); v.Kind() == reflect.Pointer && v.IsNil() {
+		params = nil // methods that may lack them
+	}
+	if p, ok := params.(*mcp.CallToolParamsRaw); ok {
 		c.request = protocol.Request{Target: p.Name, Arguments: p.Arguments, Answers: p.InputResponses != nil || p.RequestState != ""}
 		if p.InputResponses != nil {
 			c.request.Inputs = marshalled(p.InputResponses)
 		}
-	} else {
+	} else if params != nil {
 		// Handlers may change parameters of their own types, so they are read now.
 		// Those of other methods are small.
 		c.request = readParams(method, params)
+	}
+	if p, ok := params.(*mcp.InitializeParams); ok && p.ClientInfo != nil { // the session does not know it yet
+		e.ClientName, e.ClientVersion = p.ClientInfo.Name, p.ClientInfo.Version
 	}
 	a.traced(ctx, c, params)
 	return c
@@ -146,7 +165,12 @@ func (a *Auditor) traced(ctx context.Context, c *call, params mcp.Params) {
 
 // emit hands a call over. It waits for room only where calls may not pass
 // unaudited.
-func (a *Auditor) emit(ctx context.Context, c *call) error {
+func (a *Auditor) emit(ctx context.Context, c *call, result mcp.Result, err error) (lost error) {
+	if c.broken != nil {
+		return c.broken
+	}
+	defer a.survive(&lost)
+	c.result, c.err = snapshot(result), err
 	c.event.Duration = uint64(time.Since(c.began).Microseconds())
 	if ended := ctx.Err(); ended != nil && c.err == nil {
 		c.err = ended
