@@ -89,7 +89,9 @@ func serveCommand(s *surroundings) *cobra.Command {
 Without settings it keeps events with the ClickHouse engine in process, in your
 data folder, and listens on loopback: gRPC on 127.0.0.1:4777; HTTP/JSON, health and
 metrics on 127.0.0.1:4778. Every setting is a flag, an environment variable and a
-key of the YAML file; 'mcpaudit config' prints them all with what is in force.`,
+key of the YAML file; 'mcpaudit config' prints them all with what is in force.
+Traces of its own work go to an OpenTelemetry collector when the standard
+OTEL_EXPORTER_OTLP_ENDPOINT names one.`,
 		Example: `  mcpaudit serve
   mcpaudit serve --store.path ./audit-data --listen.grpc 127.0.0.1:5000
   mcpaudit serve --config mcpaudit.yaml --check
@@ -113,7 +115,7 @@ key of the YAML file; 'mcpaudit config' prints them all with what is in force.`,
 		}
 		tuneMemory()
 		return app.Serve(cmd.Context(), cfg, app.Deps{
-			Now: s.now, Log: s.logger(cfg.Logging), Version: buildVersion(), EngineDirs: []string{s.engineDir()},
+			Now: s.now, Log: s.logger(cfg.Logging), Version: buildVersion(), EngineDirs: []string{s.engineDir()}, Env: s.env,
 		})
 	}
 	return cmd

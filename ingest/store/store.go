@@ -154,7 +154,13 @@ func (s *Store) Query(ctx context.Context, l Limits, sql string, args ...any) (d
 	if l.Rows > 0 {
 		settings["max_rows_to_read"] = l.Rows
 	}
-	return s.conn.Query(clickhouse.Context(ctx, clickhouse.WithSettings(settings)), sql, args...)
+	ctx, span := startSpan(ctx, sql)
+	rows, err := s.conn.Query(clickhouse.Context(ctx, clickhouse.WithSettings(settings)), sql, args...)
+	if err != nil || !span.IsRecording() {
+		endSpan(span, err)
+		return rows, err
+	}
+	return &tracedRows{Rows: rows, span: span}, nil
 }
 
 // Code is the ClickHouse error code in err, 0 when there is none.

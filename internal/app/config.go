@@ -50,7 +50,7 @@ type ListenConfig struct {
 
 // IngestConfig bounds the pipeline.
 type IngestConfig struct {
-	Log            string        `key:"log" doc:"name of the log this instance writes; instances that share a store need names of their own"`
+	Log            string        `key:"log" doc:"name of the log this instance writes; one ingest instance writes a store"`
 	BatchRows      int           `key:"batch_rows" doc:"most events in one commit"`
 	BatchAge       time.Duration `key:"batch_age" doc:"how long an event waits for others before a commit; 0 for 25ms in process, 200ms on a server"`
 	MemoryBytes    int64         `key:"memory_bytes" doc:"most bytes of events under way; beyond it emitters wait"`

@@ -33,6 +33,9 @@ type Deps struct {
 	Log        *slog.Logger
 	Version    string
 	EngineDirs []string // where to look for libchdb, beside the system's folders
+	// Env reads environment variables; nil for none. Settings are in Config: these
+	// are OpenTelemetry's own.
+	Env func(string) string
 	// Started, when set, is called once with the addresses that are listened on.
 	Started func(grpc, http net.Addr)
 }
@@ -59,15 +62,21 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		return err
 	}
 
+	traces, err := newTracing(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer traces.stop()
+
 	m := newMetrics(d.Version)
-	server := grpc.NewServer(
+	server := grpc.NewServer(append(traces.options(),
 		grpc.ForceServerCodecV2(rpc.NewCodec()),
 		grpc.MaxRecvMsgSize(rpc.MaxBytes+64<<10),
 		grpc.MaxConcurrentStreams(1000),
 		grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(4<<20),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.ConnectionTimeout(20*time.Second),
-	)
+	)...)
 	healthpb.RegisterHealthServer(server, health.NewServer())
 	var pipeline *ingest.Pipeline
 	if slices.Contains(cfg.Roles, "ingest") {

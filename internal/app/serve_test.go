@@ -49,7 +49,7 @@ func serve(t *testing.T, cfg Config) *service {
 	type addresses struct{ grpc, http net.Addr }
 	started, ended := make(chan addresses, 1), make(chan error, 1)
 	go func() {
-		ended <- Serve(ctx, cfg, Deps{Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Version: "v1.2.3",
+		ended <- Serve(ctx, cfg, Deps{Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Version: "v1.2.3", Env: os.Getenv,
 			Started: func(g, h net.Addr) { started <- addresses{g, h} }})
 	}()
 	s := &service{}
