@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,18 +18,28 @@ import (
 func benchCommand(s *surroundings) *cobra.Command {
 	var asJSON bool
 	var during time.Duration
+	var data string
+	var events uint64
 	cmd := &cobra.Command{
 		Use: "bench NAME...", Short: "Measure speed, memory and size beside what the machine can do",
 		Long: `Run benchmarks and print each figure beside its goal and beside the limit that the
 same machine showed in the same run. There are: ` + strings.Join(bench.Names, ", ") + `, and all.`,
 		Example: `  mcpaudit bench all
-  mcpaudit bench ingest --time 60s --json`,
+  mcpaudit bench ingest --time 60s --json
+  mcpaudit bench search --events 100000000 --data ~/mcpaudit-bench`,
 		Args: cobra.MinimumNArgs(1), ValidArgs: append(bench.Names, "all"),
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line")
+	cmd.Flags().StringVar(&data, "data", "", "folder for the events to search, used again by the next run; default: a temporary one")
+	cmd.Flags().Uint64Var(&events, "events", 2_000_000, "how many events to search")
 	cmd.Flags().DurationVar(&during, "time", 15*time.Second, "how long to measure, each")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if args[0] == "all" {
+		for _, name := range args {
+			if name != "all" && !slices.Contains(bench.Names, name) {
+				return fmt.Errorf("bench: there is no %q; there are %s, and all", name, strings.Join(bench.Names, ", "))
+			}
+		}
+		if slices.Contains(args, "all") {
 			args = bench.Names
 		}
 		library, err := embedded.Locate(s.env("MCPAUDIT_ENGINE"), s.engineDir())
@@ -44,7 +56,7 @@ same machine showed in the same run. There are: ` + strings.Join(bench.Names, ",
 			if err != nil {
 				return fmt.Errorf("bench %s: %w", name, err)
 			}
-			results, err := bench.Run(cmd.Context(), name, bench.Env{Library: library, Dir: dir, Time: during, Self: self,
+			results, err := bench.Run(cmd.Context(), name, bench.Env{Library: library, Dir: dir, Data: cmp.Or(data, dir), Events: events, Time: during, Self: self,
 				Log: slog.New(slog.NewTextHandler(s.stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), Say: s.stderr, Now: s.now})
 			os.RemoveAll(dir)
 			if err != nil {

@@ -1,61 +1,30 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
-	"io"
+	"maps"
+	"slices"
 	"strings"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
-	"github.com/mcpaudit/mcpaudit/ingest/event"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
-
-const defaultService = "127.0.0.1:4777"
-
-func (s *surroundings) serviceFlag(cmd *cobra.Command) *string {
-	address := s.env("MCPAUDIT_SERVICE")
-	if address == "" {
-		address = defaultService
-	}
-	return cmd.PersistentFlags().String("service", address, "address of the service's gRPC port ($MCPAUDIT_SERVICE)")
-}
-
-func dial(address string) (*grpc.ClientConn, error) {
-	return grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
-}
-
-// explain turns a call's error into what a person needs.
-func explain(doing, address string, err error) error {
-	st := status.Convert(err)
-	if st.Code() == codes.Unavailable && strings.Contains(st.Message(), "connection") {
-		return fmt.Errorf("%s: no service answers at %s; start one with 'mcpaudit serve', or name it with --service", doing, address)
-	}
-	return fmt.Errorf("%s: %s", doing, st.Message())
-}
 
 func eventsCommand(s *surroundings) *cobra.Command {
 	cmd := &cobra.Command{Use: "events", Short: "See what was called"}
 	service := s.serviceFlag(cmd)
-	cmd.AddCommand(eventsList(s, service), eventsGet(s, service))
+	cmd.AddCommand(eventsList(s, service), eventsGet(s, service), eventsTail(s, service), eventsTimeline(s, service), eventsStats(s, service))
 	return cmd
 }
 
-func eventsList(s *surroundings, service *string) *cobra.Command {
-	var limit int
-	var asJSON bool
-	var since time.Duration
-	cmd := &cobra.Command{
-		Use: "list [FILTER]", Short: "List events, newest first", Args: cobra.MaximumNArgs(1),
-		Long: `List events, newest first. A filter compares fields of the event (AIP-160):
+// filterHelp is what a filter may say. Each line is run in a test.
+const filterHelp = `A filter compares fields of the event (AIP-160):
 
   outcome = "denied"                     equal; * at an end stands for anything
   outcome != "success" AND kind = "tool_call"
@@ -63,43 +32,62 @@ func eventsList(s *surroundings, service *string) *cobra.Command {
   signals:"secret:github-pat"            a list has it; a text contains it
   labels.team = "search"
   occurred_at >= "2026-11-20T09:00:00Z"
-  (server = "files" OR server = "git") AND NOT principal = "agent:ci"`,
+  (server = "files" OR server = "git") AND NOT principal = "agent:ci"`
+
+// orderFields are those that a search may be sorted by.
+var orderFields = []string{"occurred_at", "received_at", "duration", "request_bytes", "response_bytes"}
+
+func eventsList(s *surroundings, address *string) *cobra.Command {
+	var limit int
+	var asJSON bool
+	var fields []string
+	var orderBy string
+	cmd := &cobra.Command{
+		Use: "list [FILTER]", Short: "List events, newest first", Args: cobra.MaximumNArgs(1), ValidArgsFunction: noFiles,
+		Long: "List events, newest first. " + filterHelp + `
+
+Times are shown in your own zone, which the heading names.`,
 		Example: `  mcpaudit events list
   mcpaudit events list 'outcome = "denied"' --since 24h
+  mcpaudit events list 'kind = "tool_call"' --order-by 'duration desc' --fields occurred_at,server,target,duration
+  mcpaudit events list --since 2026-11-20T09:00:00Z --until 2026-11-20T10:00:00Z
   mcpaudit events list 'server = "files" AND target = "read_*"' --json --limit 1000`,
 	}
 	cmd.Flags().IntVarP(&limit, "limit", "n", 50, "events to list")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line, all fields")
-	cmd.Flags().DurationVar(&since, "since", 0, "only events of this last time, such as 24h")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line, all fields unless --fields names some")
+	cmd.Flags().StringSliceVar(&fields, "fields", nil, "fields to show, with commas between")
+	cmd.Flags().StringVar(&orderBy, "order-by", "", "field to sort by, and desc for the largest first; default 'occurred_at desc'")
+	within := periodFlags(cmd)
+	completeList(cmd, "fields", eventFields())
+	var orders []string
+	for _, f := range orderFields {
+		orders = append(orders, f, f+" desc")
+	}
+	completeWords(cmd, "order-by", orders...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if limit < 1 {
 			return fmt.Errorf("list events: --limit is %d, must be at least 1", limit)
 		}
-		filter := strings.Join(args, "")
-		if since > 0 {
-			recent := fmt.Sprintf("occurred_at >= %q", s.now().Add(-since).UTC().Format(time.RFC3339Nano))
-			if strings.TrimSpace(filter) != "" {
-				// Behind the filter, so that positions in messages are those of what was
-				// typed. AND binds less than all else in a filter.
-				recent = filter + " AND " + recent
-			}
-			filter = recent
-		}
-		conn, err := dial(*service)
+		typed := strings.Join(args, "")
+		filter, err := within.narrow(typed, s.now())
 		if err != nil {
 			return fmt.Errorf("list events: %w", err)
 		}
-		defer conn.Close()
-		out := eventWriter{w: s.stdout, json: asJSON}
-		req := &pb.ListEventsRequest{Filter: filter}
+		c, err := dial("list events", *address, typed)
+		if err != nil {
+			return err
+		}
+		defer c.conn.Close()
+		out := s.eventPrinter(asJSON, fields)
+		req := &pb.ListEventsRequest{Filter: filter, OrderBy: orderBy, ReadMask: out.mask()}
 		for limit > 0 {
 			req.PageSize = int32(min(limit, 1000))
-			resp, err := pb.NewQueryServiceClient(conn).ListEvents(cmd.Context(), req)
+			resp, err := c.query.ListEvents(cmd.Context(), req)
 			if err != nil {
-				return explain("list events", *service, err)
+				return c.explain(err)
 			}
 			for _, e := range resp.GetEvents() {
-				if err := out.write(e); err != nil {
+				if err := out.add(e); err != nil {
 					return err
 				}
 			}
@@ -108,87 +96,215 @@ func eventsList(s *surroundings, service *string) *cobra.Command {
 				break
 			}
 		}
-		return out.flush()
+		if err := out.flush(); err != nil {
+			return err
+		}
+		if !asJSON && out.shown == 0 {
+			return writeLine(s.stdout, "no events match")
+		}
+		if req.PageToken != "" && out.screen.terminal {
+			fmt.Fprintln(s.stderr, "mcpaudit: there are more; list them with --limit")
+		}
+		return nil
 	}
 	return cmd
 }
 
-func eventsGet(s *surroundings, service *string) *cobra.Command {
+func eventsGet(s *surroundings, address *string) *cobra.Command {
 	return &cobra.Command{
-		Use: "get EVENT_ID", Short: "Show one event, all fields", Args: cobra.ExactArgs(1),
+		Use: "get EVENT_ID", Short: "Show one event, all fields", Args: cobra.ExactArgs(1), ValidArgsFunction: noFiles,
 		Example: "  mcpaudit events get 01890a5d-ac96-774b-bcce-b302099a8057",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			conn, err := dial(*service)
+			c, err := dial("get event", *address, "")
+			if err != nil {
+				return err
+			}
+			defer c.conn.Close()
+			resp, err := c.query.GetEvent(cmd.Context(), &pb.GetEventRequest{EventId: args[0]})
+			if err != nil {
+				return c.explain(err)
+			}
+			line, err := compactJSON(resp.GetEvent())
 			if err != nil {
 				return fmt.Errorf("get event: %w", err)
 			}
-			defer conn.Close()
-			resp, err := pb.NewQueryServiceClient(conn).GetEvent(cmd.Context(), &pb.GetEventRequest{EventId: args[0]})
-			if err != nil {
-				return explain("get event", *service, err)
-			}
-			text, err := protojson.MarshalOptions{UseProtoNames: true, Multiline: true}.Marshal(resp.GetEvent())
+			text, err := indented(line)
 			if err != nil {
 				return fmt.Errorf("get event: %w", err)
 			}
-			return writeLine(s.stdout, string(text))
+			return writeLine(s.stdout, text)
 		},
 	}
 }
 
-// eventWriter prints events as a table for people or as JSONL for programs.
-type eventWriter struct {
-	w     io.Writer
-	json  bool
-	table *tabwriter.Writer
+// eventPrinter prints events as a table for people or as JSONL for programs.
+type eventPrinter struct {
+	screen screen
+	json   bool
+	fields []string // of the table and of the JSON; the usual ones when empty
+	clock  clock
+	table  *table
+	shown  int
 }
 
-func (o *eventWriter) write(e *pb.Event) error {
-	if o.json {
-		line, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(e)
-		if err != nil {
-			return fmt.Errorf("print event: %w", err)
+func (s *surroundings) eventPrinter(asJSON bool, fields []string) *eventPrinter {
+	p := &eventPrinter{screen: s.screen(s.stdout), json: asJSON, clock: s.clock()}
+	for _, f := range fields {
+		if f = strings.TrimSpace(f); f != "" {
+			p.fields = append(p.fields, f)
 		}
-		return writeLine(o.w, string(line))
 	}
-	if o.table == nil {
-		o.table = tabwriter.NewWriter(o.w, 0, 4, 2, ' ', 0)
-		fmt.Fprintln(o.table, "TIME\tSERVER\tWHAT\tOUTCOME\tTOOK\tWHO\tARGUMENTS")
+	p.table = newTable(p.screen, p.columns()...)
+	return p
+}
+
+// usualFields are what the table without --fields is made of.
+var usualFields = []string{"occurred_at", "server", "method", "target", "outcome", "duration", "principal", "arguments", "error_message"}
+
+// mask is what to ask the service for. Fewer fields are faster.
+func (p *eventPrinter) mask(more ...string) *fieldmaskpb.FieldMask {
+	paths := p.fields
+	if len(paths) == 0 {
+		if p.json {
+			return nil
+		}
+		paths = usualFields
 	}
-	what := e.GetMethod()
+	return &fieldmaskpb.FieldMask{Paths: append(slices.Clone(paths), more...)}
+}
+
+func (p *eventPrinter) columns() []column {
+	if len(p.fields) == 0 {
+		return []column{{head: p.clock.head("TIME"), most: 28, fixed: 18}, {head: "SERVER", most: 24, fixed: 16}, {head: "WHAT", most: 40, fixed: 24},
+			{head: "OUTCOME", most: 14}, {head: "TOOK", most: 12, fixed: 8, right: true}, {head: "WHO", most: 30, fixed: 20},
+			{head: "ARGUMENTS", most: 110, rest: true}}
+	}
+	known := (&pb.Event{}).ProtoReflect().Descriptor().Fields()
+	var columns []column
+	for i, name := range p.fields {
+		c := column{head: strings.ToUpper(name), most: 60, fixed: 24, rest: i == len(p.fields)-1}
+		if c.rest {
+			c.most, c.fixed = 110, 0
+		}
+		if f := known.ByName(protoreflect.Name(name)); f != nil && !f.IsList() {
+			switch f.Kind() {
+			case protoreflect.Uint32Kind, protoreflect.Uint64Kind:
+				c.right = true
+			case protoreflect.MessageKind:
+				if f.Message().Name() == "Timestamp" {
+					c.head, c.most = p.clock.head(c.head), 28
+				}
+				c.right = f.Message().Name() == "Duration"
+			}
+		}
+		columns = append(columns, c)
+	}
+	return columns
+}
+
+func (p *eventPrinter) add(e *pb.Event) error {
+	p.shown++
+	if p.json {
+		return writeJSON(p.table.out, e)
+	}
+	if len(p.fields) > 0 {
+		cells := make([]cell, len(p.fields))
+		for i, name := range p.fields {
+			cells[i] = p.field(e, name)
+		}
+		return p.table.add(cells...)
+	}
+	return p.table.add(cell{text: p.clock.text(e.GetOccurredAt())}, cell{text: e.GetServer()}, cell{text: what(e)},
+		cell{e.GetOutcome(), outcomeStyle(e.GetOutcome())}, cell{text: took(e.GetDuration().AsDuration())},
+		cell{text: e.GetPrincipal()}, cell{text: said(e)})
+}
+
+func (p *eventPrinter) flush() error { return p.table.flush() }
+
+// what was asked for: its name, or else the method.
+func what(e *pb.Event) string {
 	if e.GetTarget() != "" {
-		what = e.GetTarget()
+		return e.GetTarget()
 	}
-	arguments := e.GetArguments()
-	if e.GetOutcome() != "success" && e.GetErrorMessage() != "" {
-		arguments += "  ← " + e.GetErrorMessage()
-	}
-	_, err := fmt.Fprintf(o.table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
-		e.GetOccurredAt().AsTime().Local().Format("01-02 15:04:05.000"), printable(e.GetServer(), 24), printable(what, 40),
-		e.GetOutcome(), e.GetDuration().AsDuration().Round(100*time.Microsecond), printable(e.GetPrincipal(), 30), printable(arguments, 110))
-	return err
+	return e.GetMethod()
 }
 
-func (o *eventWriter) flush() error {
-	if o.table != nil {
-		return o.table.Flush()
+// said are the arguments, and what came of it when that was no success.
+func said(e *pb.Event) string {
+	if e.GetOutcome() == "success" || e.GetErrorMessage() == "" {
+		return e.GetArguments()
 	}
-	if !o.json {
-		return writeLine(o.w, "no events match")
-	}
-	return nil
+	return printable(e.GetArguments(), 50) + "  ← " + e.GetErrorMessage()
 }
 
-// printable keeps a text on its line and harmless to a terminal.
-func printable(s string, width int) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
-			return ' '
+// field is a field's value as a table has it.
+func (p *eventPrinter) field(e *pb.Event, name string) cell {
+	switch name {
+	case "occurred_at":
+		return cell{text: p.clock.text(e.GetOccurredAt())}
+	case "received_at":
+		return cell{text: p.clock.text(e.GetReceivedAt())}
+	case "duration":
+		return cell{text: took(e.GetDuration().AsDuration())}
+	case "outcome":
+		return cell{e.GetOutcome(), outcomeStyle(e.GetOutcome())}
+	case "hints":
+		return cell{text: hintWords(e.GetHints())}
+	case "labels":
+		var pairs []string
+		for _, k := range slices.Sorted(maps.Keys(e.GetLabels())) {
+			pairs = append(pairs, k+"="+e.GetLabels()[k])
 		}
-		return r
-	}, s)
-	if runes := []rune(s); len(runes) > width {
-		return event.ClipText(string(runes[:width-1]), 4*width) + "…"
+		return cell{text: strings.Join(pairs, " ")}
 	}
-	return s
+	m := e.ProtoReflect()
+	f := m.Descriptor().Fields().ByName(protoreflect.Name(name))
+	if f == nil {
+		return cell{} // the service has refused it, or knows more than this program
+	}
+	if !f.IsList() {
+		return cell{text: m.Get(f).String()}
+	}
+	var parts []string
+	list := m.Get(f).List()
+	for i := range list.Len() {
+		if f.Kind() != protoreflect.MessageKind {
+			parts = append(parts, list.Get(i).String())
+			continue
+		}
+		parts = append(parts, pairOf(list.Get(i).Message().Interface()))
+	}
+	return cell{text: strings.Join(parts, ", ")}
+}
+
+// pairOf is a mark or a removal in short.
+func pairOf(m proto.Message) string {
+	switch m := m.(type) {
+	case *pb.Mark:
+		return fmt.Sprintf("%s %016x", m.GetClass(), m.GetHash())
+	case *pb.Removal:
+		return m.GetClass() + " " + m.GetPath()
+	}
+	return ""
+}
+
+// hintWords are what a tool says of itself that it is not by default.
+func hintWords(h *pb.Hints) string {
+	var words []string
+	for _, w := range []struct {
+		set  bool
+		word string
+	}{{h.GetReadOnly(), "read-only"}, {h.GetDestructive() && !h.GetReadOnly(), "destructive"}, {h.GetIdempotent(), "idempotent"}, {h.GetOpenWorld(), "open-world"}} {
+		if w.set {
+			words = append(words, w.word)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// indented is a JSON text over several lines.
+func indented(text []byte) (string, error) {
+	var b bytes.Buffer
+	err := json.Indent(&b, text, "", "  ")
+	return b.String(), err
 }

@@ -33,6 +33,7 @@ type surroundings struct {
 	env            func(string) string
 	now            func() time.Time
 	home           string
+	colour         string // auto, always or never; a flag
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -71,7 +72,11 @@ func rootCommand(s *surroundings) *cobra.Command {
   mcpaudit events list                    see what was called`,
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(serveCommand(s), wrapCommand(s), eventsCommand(s), redactCommand(s),
+	s.colour = "auto"
+	colours := &choice{&s.colour, []string{"auto", "always", "never"}}
+	root.PersistentFlags().Var(colours, "color", "colour the output: auto, always or never; auto is on a terminal, unless $NO_COLOR is set")
+	completeWords(root, "color", colours.words...)
+	root.AddCommand(serveCommand(s), wrapCommand(s), eventsCommand(s), toolsCommand(s), emittersCommand(s), importCommand(s), redactCommand(s),
 		engineCommand(s), migrateCommand(s), configCommand(s), benchCommand(s), versionCommand(s))
 	for _, c := range root.Commands() {
 		if c.HasSubCommands() && !c.Runnable() {

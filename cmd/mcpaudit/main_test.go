@@ -46,6 +46,12 @@ type process struct {
 
 func launch(t *testing.T, args ...string) *process {
 	t.Helper()
+	return launchReading(t, nil, args...)
+}
+
+// launchReading is launch with a standard input.
+func launchReading(t *testing.T, stdin *os.File, args ...string) *process {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -53,6 +59,9 @@ func launch(t *testing.T, args ...string) *process {
 	p := &process{cmd: exec.Command(self, args...), ended: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), asCommand+"=1")
 	p.cmd.Stderr = p
+	if stdin != nil {
+		p.cmd.Stdin = stdin
+	}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

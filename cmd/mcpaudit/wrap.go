@@ -1,20 +1,22 @@
 package main
 
 import (
+	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
-	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/mcpaudit/mcpaudit/ingest/emit"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
@@ -58,47 +60,71 @@ Put it in front of the command in your client's configuration.`,
 	f.StringVar(&spool, "spool", emit.DefaultSpool(s.env, s.home), "folder for events that wait")
 	f.Int64Var(&limit, "spool-limit", 256<<20, "most bytes that wait on disk")
 	f.StringVar(&keyFile, "key-file", orDefault("MCPAUDIT_REDACT_KEY_FILE", keyfile.Default(s.env, s.home)), "file with the redaction key, made when missing ($MCPAUDIT_REDACT_KEY_FILE)")
-	f.StringVar(&fail, "fail", "open", "open: calls pass when they can't be audited; closed: the server is stopped")
-	f.DurationVar(&flush, "flush", 2*time.Second, "how long to wait at the end for the service; what is left is sent next time")
+	f.StringVar(&fail, "fail", "open", "open: calls pass when they can't be audited; closed: the server is stopped once an event was lost")
+	f.DurationVar(&flush, "flush", time.Second, "how long to wait at the end for the service; what is left is sent next time")
 	f.BoolVarP(&quiet, "quiet", "q", false, "say nothing but errors")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if fail != "open" && fail != "closed" {
+		base := event.Event{Tenant: tenant, Environment: environment, Principal: principal, PrincipalKind: principalKind,
+			AgentID: agent, Transport: "stdio", Hints: event.DefaultHints}
+		switch {
+		case fail != "open" && fail != "closed":
 			return fmt.Errorf("wrap: --fail is %q; use open or closed", fail)
+		case !slices.Contains(event.PrincipalKinds, principalKind):
+			return fmt.Errorf("wrap: --principal-kind is %q; use one of %v", principalKind, event.PrincipalKinds)
+		case flush < 0:
+			return fmt.Errorf("wrap: --flush is %v, must not be negative", flush)
+		case service == "":
+			return errors.New("wrap: --service is empty; name the service's gRPC port, such as 127.0.0.1:4777")
 		}
 		level := slog.LevelWarn
 		if quiet {
 			level = slog.LevelError
 		}
-		log := slog.New(slog.NewTextHandler(s.stderr, &slog.HandlerOptions{Level: level})).With("from", "mcpaudit wrap")
-		key, _, err := keyfile.ReadOrMake(keyFile)
-		if err != nil {
-			return err
-		}
-		r, err := redact.New(redact.DefaultProfile(), key)
-		if err != nil {
-			return err
-		}
+		// A client that does not read standard error must not hold the audit up.
+		messages := newLossyWriter(s.stderr)
+		defer messages.flush(time.Second)
+		log := slog.New(slog.NewTextHandler(messages, &slog.HandlerOptions{Level: level})).With("from", "mcpaudit wrap")
 		if server == "" {
 			server = serverName(args)
 		}
-		em, err := emit.Open(emit.Config{Address: service, Name: server, Spool: spool, SpoolLimit: limit, Now: s.now}, r, log)
+		base.Server = server
+		emit.Identify(&base)
+		em, err := emit.OpenPatiently(func() (*emit.Emitter, error) {
+			key, _, err := keyfile.ReadOrMake(keyFile)
+			if err != nil {
+				return nil, err
+			}
+			r, err := redact.New(redact.DefaultProfile(), key)
+			if err != nil {
+				return nil, err
+			}
+			return emit.Open(emit.Config{Address: service, Name: server, Spool: spool, SpoolLimit: limit, Now: s.now, Base: base}, r, log)
+		}, log)
+		if err != nil && fail == "closed" {
+			return errors.Join(err, em.Close(cmd.Context()))
+		}
+		if err != nil {
+			log.Error("calls pass unaudited until this is mended", "error", err)
+		}
+		// A definition's digest needs no key: it is the same at every emitter.
+		r, err := redact.New(redact.DefaultProfile(), keyfile.New())
 		if err != nil {
 			return err
 		}
-		base := event.Event{Tenant: tenant, Environment: environment, Principal: principal, PrincipalKind: principalKind,
-			AgentID: agent, Server: server, Transport: "stdio"}
-		identify(&base)
+		// Without this a client that closes its end of a pipe would end the audit by
+		// SIGPIPE, and the server with it. Caught, and not ignored: the server
+		// inherits what is ignored.
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 		signals := make(chan os.Signal, 8)
 		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 		stderr, _ := s.stderr.(*os.File)
-		// The signals are the server's: it ends in its own way, and this with it.
-		code, err := wrap.Run(context.WithoutCancel(cmd.Context()), wrap.Config{Command: args, Base: base, FailClosed: fail == "closed", Now: s.now},
-			s.stdin, s.stdout, stderr, signals, em, r)
-		ctx, cancel := context.WithTimeout(context.Background(), flush)
-		defer cancel()
-		if closeErr := em.Close(ctx); closeErr != nil {
-			log.Warn(closeErr.Error())
+		stdout := s.stdout
+		if f, ok := stdout.(*os.File); ok {
+			stdout = lastWords{f}
 		}
+		// The signals are the server's: it ends in its own way, and this with it.
+		code, err := wrap.Run(context.WithoutCancel(cmd.Context()), wrap.Config{Command: args, Base: base, FailClosed: fail == "closed",
+			Flush: flush, Now: s.now, Log: log}, s.stdin, stdout, stderr, signals, em, r)
 		if err != nil {
 			return err
 		}
@@ -107,19 +133,62 @@ Put it in front of the command in your client's configuration.`,
 	return cmd
 }
 
-// identify fills what this machine knows: the account, the host, a session id.
-// A stdio server has one client: its process is the session.
-func identify(e *event.Event) {
-	host, _ := os.Hostname()
-	if e.Principal == "" {
-		if u, err := user.Current(); err == nil {
-			e.Principal, e.PrincipalName, e.AuthMethod = "os:"+u.Username+"@"+host, u.Name, "os"
-		}
+// lastWords is a standard output that can be ended. The file's number stays taken,
+// so that no file opened later is written to by what means standard output.
+type lastWords struct{ *os.File }
+
+// Close lets the reader see the end.
+func (w lastWords) Close() error {
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return err
 	}
-	e.ServerInstance = fmt.Sprintf("%s/%d", host, os.Getpid())
-	var noise [8]byte
-	rand.Read(noise[:])
-	e.SessionID = "stdio-" + hex.EncodeToString(noise[:])
+	defer null.Close()
+	return unix.Dup2(int(null.Fd()), int(w.Fd()))
+}
+
+// lossyWriter writes in the background and drops what comes while the reader does
+// not read.
+type lossyWriter struct {
+	lines chan []byte // nil ends it
+	ended chan struct{}
+}
+
+func newLossyWriter(w io.Writer) *lossyWriter {
+	l := &lossyWriter{make(chan []byte, 100), make(chan struct{})}
+	go func() {
+		defer close(l.ended)
+		for line := range l.lines {
+			if line == nil {
+				return
+			}
+			_, _ = w.Write(line) // nobody is left to be told
+		}
+	}()
+	return l
+}
+
+func (l *lossyWriter) Write(b []byte) (int, error) {
+	select {
+	case l.lines <- bytes.Clone(b):
+	default:
+	}
+	return len(b), nil
+}
+
+// flush waits until all is written, or not longer than patience. What is written
+// later is dropped.
+func (l *lossyWriter) flush(patience time.Duration) {
+	late := time.After(patience)
+	select {
+	case l.lines <- nil:
+	case <-late:
+		return
+	}
+	select {
+	case <-l.ended:
+	case <-late:
+	}
 }
 
 // launchers are commands whose argument is the server.
