@@ -33,6 +33,8 @@ type Result struct {
 type Env struct {
 	Library string        // libchdb
 	Dir     string        // an empty folder; the benchmark leaves nothing else behind
+	Data    string        // a folder whose contents the next run may use again
+	Events  uint64        // how many events to search
 	Time    time.Duration // how long to measure
 	Self    string        // path of the mcpaudit program
 	Log     *slog.Logger
@@ -41,12 +43,12 @@ type Env struct {
 }
 
 // Names are the benchmarks that Run knows.
-var Names = []string{"ack", "emit", "ingest", "redact", "size", "wrap"}
+var Names = []string{"ack", "emit", "ingest", "redact", "search", "size", "wrap"}
 
 // Run runs one benchmark.
 func Run(ctx context.Context, name string, e Env) ([]Result, error) {
 	run, ok := map[string]func(context.Context, Env) ([]Result, error){
-		"ack": ack, "emit": emitted, "ingest": ingestRate, "redact": redaction, "size": size, "wrap": wrapped,
+		"ack": ack, "emit": emitted, "ingest": ingestRate, "redact": redaction, "search": searched, "size": size, "wrap": wrapped,
 	}[name]
 	if !ok {
 		return nil, fmt.Errorf("there is no benchmark %q; there are %s", name, strings.Join(Names, ", "))
