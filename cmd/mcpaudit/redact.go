@@ -7,12 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
+	"github.com/mcpaudit/mcpaudit/ingest/protocol"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
@@ -24,11 +27,13 @@ func redactCommand(s *surroundings) *cobra.Command {
 		Use: "redact", Short: "Turn raw calls into redacted events, or find a pseudonym", Args: cobra.NoArgs,
 		Long: `Read raw calls from standard input, one JSON object a line: an event that may have
 raw_arguments and raw_result (any JSON). Write events: redacted arguments,
-digests, shape, signals and the redaction report. Nothing raw is written.
+digests, shape, signals and the redaction report. Nothing raw is written. Ids, time,
+kind and outcome that a call lacks are made.
 
 With --lookup, print the pseudonyms that a value has under the key, one for each
 class, to search stored events for.`,
 		Example: `  mcpaudit redact --key-file redact.key < calls.jsonl > events.jsonl
+  echo '{"method":"tools/call","raw_arguments":{"password":"hunter2"}}' | mcpaudit redact
   mcpaudit redact --key-file redact.key --lookup alice@example.com`,
 	}
 	cmd.Flags().StringVar(&keyFile, "key-file", s.env("MCPAUDIT_REDACT_KEY_FILE"), "file with the redaction key, 64 hex digits ($MCPAUDIT_REDACT_KEY_FILE)")
@@ -60,7 +65,7 @@ class, to search stored events for.`,
 			}
 			return nil
 		}
-		return redactLines(s.stdin, s.stdout, r)
+		return redactLines(s.stdin, s.stdout, r, s.now)
 	}
 	return cmd
 }
@@ -68,27 +73,62 @@ class, to search stored events for.`,
 // maxRawLine bounds one raw call.
 const maxRawLine = 64 << 20
 
-func redactLines(in io.Reader, out io.Writer, r *redact.Redactor) error {
-	lines := bufio.NewScanner(in)
-	lines.Buffer(make([]byte, 64<<10), maxRawLine)
+func redactLines(in io.Reader, out io.Writer, r *redact.Redactor, now func() time.Time) error {
+	lines := newLineReader(in, maxRawLine)
 	w := bufio.NewWriter(out)
-	var err error
-	for n := 1; err == nil && lines.Scan(); n++ {
-		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
-			continue
+	numbers := numbering{base: "redact"}
+	err := func() error {
+		for {
+			line, err := lines.next()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err == nil && len(bytes.TrimSpace(line)) == 0 {
+				continue
+			}
+			if err == nil {
+				line, err = completeCall(line, &numbers, now)
+			}
+			if err == nil {
+				line, err = redactLine(line, r)
+			}
+			if err != nil {
+				return fmt.Errorf("redact line %d: %w", lines.n, err)
+			}
+			if _, err := w.Write(append(line, '\n')); err != nil {
+				return err
+			}
 		}
-		line, lineErr := redactLine(lines.Bytes(), r)
-		if lineErr != nil {
-			err = fmt.Errorf("redact line %d: %w", n, lineErr)
-			break
-		}
-		_, err = w.Write(append(line, '\n'))
-	}
-	if readErr := lines.Err(); readErr != nil {
-		err = fmt.Errorf("read raw calls: %w", readErr)
-	}
+	}()
 	// What was redacted before an error is good, and is given.
 	return errors.Join(err, w.Flush())
+}
+
+// completeCall gives a raw call what an event has to have: somebody who wants to
+// see what would leave need not make it up.
+func completeCall(line []byte, numbers *numbering, now func() time.Time) ([]byte, error) {
+	var h head
+	var call struct{ Method, Kind, Outcome string }
+	if line = bytes.TrimSpace(line); line[0] != '{' || json.Unmarshal(line, &h) != nil || json.Unmarshal(line, &call) != nil {
+		return nil, errors.New("not a JSON object")
+	}
+	var more []byte
+	add := func(name, value string) { more = fmt.Appendf(more, "%q:%q,", name, value) }
+	if h.OccurredAt == nil {
+		at := now().UTC().Format(time.RFC3339Nano)
+		add("occurred_at", at)
+		h.OccurredAt = json.RawMessage(strconv.Quote(at))
+	}
+	if call.Kind == "" {
+		add("kind", protocol.Kind(call.Method))
+	}
+	if call.Outcome == "" {
+		add("outcome", "success")
+	}
+	if rest := bytes.TrimSpace(line[1:]); len(more) > 0 && len(rest) == 1 {
+		more = more[:len(more)-1] // nothing follows
+	}
+	return h.complete(append(append([]byte("{"), more...), line[1:]...), numbers)
 }
 
 // redactLine makes an event of one raw call. Errors never quote the line.

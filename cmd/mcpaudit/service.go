@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/mcpaudit/mcpaudit/ingest/emit"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
@@ -36,6 +37,9 @@ type service struct {
 
 // dial prepares a connection; nothing is sent yet. Close its conn.
 func dial(doing, address, filter string, more ...grpc.DialOption) (*service, error) {
+	if err := emit.Plaintext(address); err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
 	conn, err := grpc.NewClient(address, append(more, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))...)
 	if err != nil {

@@ -56,7 +56,7 @@ type Config struct {
 	// Linger is how long the worker gathers records before it writes them;
 	// default 10 ms.
 	Linger time.Duration
-	// Dial options of the connection; default: plaintext.
+	// Dial options of the connection; default: plaintext, to this machine alone.
 	Dial []grpc.DialOption
 	// Now is the clock; default time.Now.
 	Now func() time.Time
@@ -158,6 +158,9 @@ func Open(cfg Config, r *redact.Redactor, log *slog.Logger) (*Emitter, error) {
 		cfg.Now = time.Now
 	}
 	if cfg.Dial == nil {
+		if err := Plaintext(cfg.Address); err != nil {
+			return nil, fmt.Errorf("open emitter: %w", err)
+		}
 		cfg.Dial = []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
 	}
 	conn, err := grpc.NewClient(cfg.Address, cfg.Dial...)

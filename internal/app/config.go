@@ -353,7 +353,9 @@ func (c *Config) Dump(w io.Writer) {
 		}
 		value := s.String()
 		if s.Secret && value != "" {
-			value = "(set, not shown)"
+			// A comment: the file can be used, and says what it lacks.
+			fmt.Fprintf(w, "%s# %s (%s)\n%s# %s is set and not shown\n", indent, s.Doc, s.Env(), indent, key)
+			continue
 		}
 		quoted, _ := yaml.Marshal(value)
 		if s.isList() {
