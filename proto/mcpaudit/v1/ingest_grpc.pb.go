@@ -31,9 +31,10 @@ const (
 // event that it does not name as rejected is in the store, once, and survives
 // kill -9 and power loss.
 //
-// Errors: RESOURCE_EXHAUSTED (over quota, request too large) and UNAVAILABLE
-// (the store can't take it now) carry google.rpc.RetryInfo; send the same
-// events again. INVALID_ARGUMENT means the request itself is malformed.
+// Errors: UNAVAILABLE (the store can't take it now) carries google.rpc.RetryInfo;
+// send the same events again. INVALID_ARGUMENT means that the request itself is
+// malformed or has more than a request may; RESOURCE_EXHAUSTED without RetryInfo,
+// that it is larger than the service reads at all. Send those in parts.
 type IngestServiceClient interface {
 	// Publish is a stream of batches, answered in order, one answer a request.
 	// Several requests may be under way; the service reads no further than its
@@ -82,9 +83,10 @@ func (c *ingestServiceClient) PublishBatch(ctx context.Context, in *PublishBatch
 // event that it does not name as rejected is in the store, once, and survives
 // kill -9 and power loss.
 //
-// Errors: RESOURCE_EXHAUSTED (over quota, request too large) and UNAVAILABLE
-// (the store can't take it now) carry google.rpc.RetryInfo; send the same
-// events again. INVALID_ARGUMENT means the request itself is malformed.
+// Errors: UNAVAILABLE (the store can't take it now) carries google.rpc.RetryInfo;
+// send the same events again. INVALID_ARGUMENT means that the request itself is
+// malformed or has more than a request may; RESOURCE_EXHAUSTED without RetryInfo,
+// that it is larger than the service reads at all. Send those in parts.
 type IngestServiceServer interface {
 	// Publish is a stream of batches, answered in order, one answer a request.
 	// Several requests may be under way; the service reads no further than its
