@@ -181,6 +181,12 @@ func (e *Event) SetDefaults() {
 	if e.Decision == "" {
 		e.Decision = "none"
 	}
+	e.SortLabels()
+}
+
+// SortLabels puts labels into the order of their keys and keeps the last of equal
+// keys.
+func (e *Event) SortLabels() {
 	if len(e.Labels) > 1 {
 		e.Labels = sortLabels(e.Labels)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,6 +88,72 @@ func TestClipMakesAnythingAcceptable(t *testing.T) {
 	}
 	if e.Clip() {
 		t.Error("a second Clip cut again")
+	}
+}
+
+// A field that Texts and Lists forget is neither checked nor clipped nor
+// redacted.
+func TestEveryTextOfTheRecordIsInATable(t *testing.T) {
+	closed := []string{"PrincipalKind", "Transport", "Kind", "Decision", "Outcome"} // sets of their own
+	apart := []string{"Arguments", "LogID"}                                         // JSON; the service's
+	e := &Event{}
+	known := map[any]bool{}
+	for i := range Texts {
+		known[Texts[i].Of(e)] = true
+	}
+	for i := range Lists {
+		known[Lists[i].Of(e)] = true
+	}
+	v := reflect.ValueOf(e).Elem()
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Name
+		switch v.Field(i).Interface().(type) {
+		case string, []string:
+			if !known[v.Field(i).Addr().Interface()] && !slices.Contains(closed, name) && !slices.Contains(apart, name) {
+				t.Errorf("%s is in no table", name)
+			}
+		}
+	}
+	for i := range Texts {
+		if !slices.ContainsFunc(Columns, func(c Column) bool { return c.Name == Texts[i].Name }) {
+			t.Errorf("%s is no column", Texts[i].Name)
+		}
+	}
+}
+
+func TestClipMakesEveryFieldAcceptable(t *testing.T) {
+	for _, bad := range []string{strings.Repeat("日", 1000), strings.Repeat("x\xe6", 300), "\xff", strings.Repeat("ab\xc3", 1000)} {
+		e := Random(rand.New(rand.NewPCG(2, 2)))
+		for i := range Texts {
+			*Texts[i].Of(e) = bad
+		}
+		e.Arguments = strings.Repeat(bad, MaxArguments/len(bad)+1)
+		shared := slices.Repeat([]string{bad}, 300)
+		for i := range Lists {
+			*Lists[i].Of(e) = shared
+		}
+		e.Removed = slices.Repeat([]Removal{{bad, bad}}, 300)
+		e.Labels = []Label{{bad, bad}, {bad + "y", "last"}, {"z", bad}}
+		e.ArgumentMarks = slices.Repeat([]Mark{{1, "url", false}}, 300)
+		e.ResultMarks = e.ArgumentMarks
+		if !e.Clip() {
+			t.Error("nothing was cut")
+		}
+		if err := e.Check(); err != nil {
+			t.Errorf("%.8q: %v", bad, err)
+		}
+		if e.Arguments != "" || !e.Truncated || e.OriginalBytes <= MaxArguments {
+			t.Errorf("%.8q: arguments of %d bytes, truncated %v, %d bytes", bad, len(e.Arguments), e.Truncated, e.OriginalBytes)
+		}
+		if shared[0] != bad {
+			t.Error("a list of somebody else was written to")
+		}
+		if back, _, err := ParseRow(AppendRow(nil, e)); err != nil || !reflect.DeepEqual(back, e) {
+			t.Errorf("%.8q: does not read back: %v", bad, err)
+		}
+		if e.Clip() {
+			t.Errorf("%.8q: a second Clip cut again", bad)
+		}
 	}
 }
 

@@ -72,50 +72,24 @@ func (e *Event) Check() error {
 }
 
 func (e *Event) checkText() *Violation {
-	for _, t := range [...]struct {
-		field, value string
-		max          int
-	}{
-		{"emitter_id", e.EmitterID, MaxID}, {"tenant", e.Tenant, MaxID},
-		{"principal", e.Principal, MaxText}, {"principal_name", e.PrincipalName, MaxText},
-		{"agent_id", e.AgentID, MaxID}, {"agent_name", e.AgentName, MaxID}, {"model", e.Model, MaxID},
-		{"client_name", e.ClientName, MaxID}, {"client_version", e.ClientVersion, MaxID},
-		{"auth_method", e.AuthMethod, MaxID}, {"credential_id", e.CredentialID, MaxID},
-		{"server", e.Server, MaxID}, {"server_version", e.ServerVersion, MaxID},
-		{"server_instance", e.ServerInstance, MaxID}, {"environment", e.Environment, MaxID},
-		{"protocol_version", e.ProtocolVersion, MaxID}, {"client_ip", e.ClientIP, MaxID},
-		{"user_agent", e.UserAgent, MaxText}, {"method", e.Method, MaxID}, {"target", e.Target, MaxText},
-		{"request_id", e.RequestID, MaxID}, {"session_id", e.SessionID, MaxID},
-		{"conversation_id", e.ConversationID, MaxID}, {"task_id", e.TaskID, MaxID},
-		{"trace_id", e.TraceID, MaxID}, {"span_id", e.SpanID, MaxID}, {"parent_span_id", e.ParentSpanID, MaxID},
-		{"decision_reason", e.DecisionReason, MaxText}, {"policy_id", e.PolicyID, MaxID},
-		{"policy_version", e.PolicyVersion, MaxID}, {"error_code", e.ErrorCode, MaxID},
-		{"error_message", e.ErrorMessage, MaxText}, {"arguments", e.Arguments, MaxArguments},
-		{"redaction_profile", e.RedactionProfile, MaxID},
-		{"redaction_profile_version", e.RedactionProfileVersion, MaxID},
-		{"redaction_error", e.RedactionError, MaxID},
-	} {
-		if v := checkString(t.field, t.value, t.max); v != nil {
+	for i := range Texts {
+		t := &Texts[i]
+		if v := checkString(t.Name, *t.Of(e), t.Limit); v != nil {
 			return v
 		}
 	}
-	return nil
+	return checkString("arguments", e.Arguments, MaxArguments)
 }
 
 func (e *Event) checkLists() *Violation {
-	for _, l := range [...]struct {
-		field  string
-		values []string
-		max    int
-	}{
-		{"on_behalf_of", e.OnBehalfOf, MaxList}, {"scopes_required", e.ScopesRequired, MaxList},
-		{"scopes_granted", e.ScopesGranted, MaxList}, {"signals", e.Signals, MaxSignals},
-	} {
-		if len(l.values) > l.max {
-			return tooMany(l.field, len(l.values), l.max)
+	for i := range Lists {
+		l := &Lists[i]
+		values := *l.Of(e)
+		if len(values) > l.Most {
+			return tooMany(l.Name, len(values), l.Most)
 		}
-		for _, s := range l.values {
-			if v := checkString(l.field, s, MaxText); v != nil {
+		for _, s := range values {
+			if v := checkString(l.Name, s, l.Limit); v != nil {
 				return v
 			}
 		}
@@ -172,43 +146,70 @@ func tooMany(field string, n, limit int) *Violation {
 	return &Violation{field, fmt.Sprintf("has %d entries, at most %d are taken", n, limit)}
 }
 
-// Clip cuts every over-long text and list to its limit, at a rune's border, and
-// replaces invalid UTF-8, so that an emitter never has an event rejected for
-// what a client or a tool said. It reports whether it cut anything.
+// Clip makes every text and list of content acceptable to [Event.Check]: it cuts
+// what is over its limit, at a rune's border, and replaces invalid UTF-8, so that
+// an emitter never has an event rejected for what a client or a tool said.
+// Arguments over their limit are no JSON any more when they are cut: they are
+// left out whole, and Truncated and OriginalBytes say so. It reports whether it
+// changed anything. Lists may be shared with other events and are not written to.
 func (e *Event) Clip() bool {
 	cut := false
-	clip := func(s *string, limit int) {
-		if t := ClipText(*s, limit); t != *s {
-			*s, cut = t, true
+	for i := range Texts {
+		t := &Texts[i]
+		s := t.Of(e)
+		if c := ClipText(*s, t.Limit); c != *s {
+			*s, cut = c, true
 		}
 	}
-	for _, s := range []*string{&e.EmitterID, &e.Tenant, &e.AgentID, &e.AgentName, &e.Model, &e.ClientName,
-		&e.ClientVersion, &e.AuthMethod, &e.CredentialID, &e.Server, &e.ServerVersion, &e.ServerInstance,
-		&e.Environment, &e.ProtocolVersion, &e.ClientIP, &e.Method, &e.RequestID, &e.SessionID,
-		&e.ConversationID, &e.TaskID, &e.TraceID, &e.SpanID, &e.ParentSpanID, &e.PolicyID, &e.PolicyVersion,
-		&e.ErrorCode} {
-		clip(s, MaxID)
+	if len(e.Arguments) > MaxArguments || !utf8.ValidString(e.Arguments) {
+		e.Truncated, e.OriginalBytes, e.Arguments, cut = true, max(e.OriginalBytes, uint64(len(e.Arguments))), "", true
 	}
-	for _, s := range []*string{&e.Principal, &e.PrincipalName, &e.UserAgent, &e.Target, &e.DecisionReason,
-		&e.ErrorMessage} {
-		clip(s, MaxText)
+	for i := range Lists {
+		l := &Lists[i]
+		cut = clipList(l.Of(e), l.Most, func(s *string) bool { return clipOne(s, l.Limit) }) || cut
 	}
-	for _, l := range []*[]string{&e.OnBehalfOf, &e.ScopesRequired, &e.ScopesGranted} {
-		if len(*l) > MaxList {
-			*l, cut = (*l)[:MaxList], true
-		}
-		for i := range *l {
-			clip(&(*l)[i], MaxText)
-		}
-	}
-	if len(e.Labels) > MaxList {
-		e.Labels, cut = e.Labels[:MaxList], true
-	}
-	for i := range e.Labels {
-		clip(&e.Labels[i].Key, MaxLabelKey)
-		clip(&e.Labels[i].Value, MaxText)
+	cut = clipList(&e.ArgumentMarks, MaxMarks, func(*Mark) bool { return false }) || cut
+	cut = clipList(&e.ResultMarks, MaxMarks, func(*Mark) bool { return false }) || cut
+	cut = clipList(&e.Removed, MaxRemoved, func(r *Removal) bool {
+		path := clipOne(&r.Path, MaxText)
+		return clipOne(&r.Class, MaxID) || path
+	}) || cut
+	keys := false
+	cut = clipList(&e.Labels, MaxList, func(l *Label) bool {
+		key := clipOne(&l.Key, MaxLabelKey)
+		keys = keys || key
+		return clipOne(&l.Value, MaxText) || key
+	}) || cut
+	if keys { // two long keys may have become one
+		e.SortLabels()
 	}
 	return cut
+}
+
+// clipList cuts a list to its length and applies clip to each element; it writes
+// to a list of its own.
+func clipList[T any](list *[]T, most int, clip func(*T) bool) bool {
+	cut, own := false, false
+	if len(*list) > most {
+		*list, cut = (*list)[:most:most], true
+	}
+	for i, v := range *list {
+		if !clip(&v) {
+			continue
+		}
+		if !own {
+			*list, own = slices.Clone(*list), true
+		}
+		(*list)[i], cut = v, true
+	}
+	return cut
+}
+
+func clipOne(s *string, limit int) bool {
+	c := ClipText(*s, limit)
+	changed := c != *s
+	*s = c
+	return changed
 }
 
 // ClipText returns s as valid UTF-8 of at most limit bytes, ending in "…" when
@@ -224,9 +225,18 @@ func ClipText(s string, limit int) string {
 		return s
 	}
 	const ellipsis = "…"
-	end := max(limit-len(ellipsis), 0)
-	for end > 0 && !utf8.RuneStart(s[end]) {
-		end--
+	return s[:RuneCut(s, max(limit-len(ellipsis), 0))] + ellipsis
+}
+
+// RuneCut is where a text of valid UTF-8 may be cut so that at most n bytes stay:
+// n itself, or the border of the rune that it stands in. Whatever cuts a text
+// that is kept cuts it here: half a rune makes an event that nobody can read.
+func RuneCut[T string | []byte](s T, n int) int {
+	if n >= len(s) {
+		return len(s)
 	}
-	return s[:end] + ellipsis
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return n
 }

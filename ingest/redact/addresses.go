@@ -27,6 +27,7 @@ func (s *scanner) address(t []byte, lo, hi int) {
 	for end < len(t) && !isSpace(t[end]) && t[end] > 0x20 && t[end] != '"' && t[end] != '<' && t[end] != '>' && t[end] != '`' && t[end] != '\'' && t[end] != '|' && t[end] != '\\' && end-lo < 2048 {
 		end++
 	}
+	s.spend(end - hi)
 	for end > host && bytes.IndexByte([]byte(".,;:!?)]}"), t[end-1]) >= 0 {
 		end--
 	}

@@ -115,11 +115,7 @@ func (s *scanner) named(t []byte, lo, hi int) {
 		return
 	}
 	if s.inJSON && end < len(t) && t[end] == '"' {
-		// A member: its value goes whole, as walk will see to, unless it is gone.
-		if !s.r.isMarkAt(t, v) {
-			s.add(v, min(v+1, len(t)), "secret:generic")
-		}
-		return
+		return // see member
 	}
 	op := t[end:v]
 	comma := bytes.IndexByte(op, ',') >= 0 && !bytes.ContainsAny(op, "=:>")
@@ -127,6 +123,9 @@ func (s *scanner) named(t []byte, lo, hi int) {
 		return // a list, not an assignment
 	}
 	stop := valueEnd(t, v, quote)
+	if !s.spend(2 * (stop - v)) {
+		return
+	}
 	// A double-quoted or bare value is taken whole; what looks like code is not
 	// a value.
 	val := t[v:stop]
@@ -134,6 +133,30 @@ func (s *scanner) named(t []byte, lo, hi int) {
 		return
 	}
 	s.add(v, stop, secretOf(class))
+}
+
+// member looks at the name of a JSON member, of which a part stands at lo..hi. When
+// the name says that the value goes whole, a find makes the second pass parse the
+// text: walk sees to the rest.
+func (s *scanner) member(t []byte, lo, hi int) {
+	const longest = 96
+	a, b := lo, hi
+	for a > 0 && lo-a < longest && t[a-1] != '"' {
+		a--
+	}
+	for b < len(t) && b-hi < longest && t[b] != '"' {
+		b++
+	}
+	v := skipSpace(t, b+1)
+	if v >= len(t) || t[v] != ':' || s.r.key(t[a:b]) == "" {
+		return
+	}
+	if v = skipSpace(t, v+1); v < len(t) && t[v] == '"' {
+		v++
+	}
+	if v < len(t) && !s.r.isMarkAt(t, v) {
+		s.add(a, b, "secret:generic")
+	}
 }
 
 // secretOf names the class of a value found behind a name in running text.
@@ -157,10 +180,11 @@ func secretOf(class string) string {
 	return "secret:generic"
 }
 
-// valueEnd is where a value ends: at its quote, or at what ends a bare word.
+// valueEnd is where a value ends: at its quote, or at what ends a bare word. It
+// may be of any length: session tokens have kilobytes, and what is left of a
+// token behind a mark would never be looked at again.
 func valueEnd(t []byte, v int, quote byte) int {
-	limit := min(len(t), v+512)
-	for i := v; i < limit; i++ {
+	for i := v; i < len(t); i++ {
 		c := t[i]
 		switch {
 		case quote != 0 && c == quote:
@@ -176,7 +200,7 @@ func valueEnd(t []byte, v int, quote byte) int {
 			return i
 		}
 	}
-	return limit
+	return len(t)
 }
 
 // plausible tells a secret from code, a placeholder or a plain word.
@@ -218,7 +242,7 @@ func plausible(val []byte, class string, quote byte, comma bool, t []byte, stop 
 		}
 		switch class {
 		case "key:password":
-			return len(val) >= 6 && (digits > 0 || others > 0 || uppers > 0 || len(val) >= 6) && !plainWord(val, lowers)
+			return len(val) >= 6 && !plainWord(val, lowers)
 		}
 		return len(val) >= 8 && (digits > 0 && entropy(val) >= 2.5 || uppers > 0 && lowers > 0 && len(val) >= 20 && entropy(val) >= 3.5)
 	}

@@ -65,6 +65,23 @@ func BenchmarkAgainClean(b *testing.B) {
 	}
 }
 
+// A whole event, as one comes from a service that serves over HTTP.
+func BenchmarkAgainCleanEvent(b *testing.B) {
+	r := newBench(b)
+	e := &event.Event{Arguments: string(benchArguments), EmitterID: "warehouse-3f2a9c0d1e2f", Tenant: "default",
+		Principal: "https://login.example.com|01890a5d", PrincipalName: "alice@example.com", AgentID: "analyst-7", AgentName: "analyst", Model: "claude-opus-4",
+		ClientName: "claude-desktop", ClientVersion: "1.14.2", AuthMethod: "oauth", CredentialID: "3f2a9c0d1e2f4a5b", Server: "warehouse", ServerVersion: "2.3.1",
+		ServerInstance: "warehouse-0", Environment: "production", ProtocolVersion: "2025-11-25", ClientIP: "10.1.2.3", UserAgent: "agent/1.2 (linux)",
+		Method: "tools/call", Target: "run_report", RequestID: "117", SessionID: "01890a5d-ac96-774b-bcce-b302099a8057",
+		TraceID: "4bf92f3577b34da6a3ce929d0e0e4736", SpanID: "00f067aa0ba902b7", RedactionProfile: "default", RedactionProfileVersion: "1+gitleaks-8",
+		ScopesRequired: []string{"reports:read"}, ScopesGranted: []string{"reports:read", "reports:write"}, Signals: []string{"pii:email"},
+		Removed: []event.Removal{{Path: "$.notes", Class: "pii:email"}}, Labels: []event.Label{{Key: "team", Value: "analytics"}}}
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Again(e)
+	}
+}
+
 func BenchmarkWordSet(b *testing.B) {
 	lx := commonLexicon()
 	var hits []hit

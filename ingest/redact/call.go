@@ -3,7 +3,6 @@ package redact
 import (
 	"slices"
 	"strings"
-	"unsafe"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
@@ -50,7 +49,9 @@ type worker struct {
 	name    []byte // of the member about to be written, as it is written
 	looked  int    // bytes of the current side that were scanned
 	cut     bool
-	keep    int // depth of kept members around the current value
+	keep    int    // depth of kept members around the current value
+	alias   bool   // secrets become pseudonyms too
+	short   []byte // a text after a cut
 }
 
 func newWorker(r *Redactor) *worker {
@@ -64,17 +65,22 @@ func newWorker(r *Redactor) *worker {
 const maxRetained = 1 << 20
 
 func (r *Redactor) release(w *worker) {
-	if cap(w.out)+cap(w.canon.json)+cap(w.doc.arena)+32*cap(w.doc.nodes) > maxRetained {
+	if !w.kept() {
 		return // one huge call must not pin its memory
 	}
 	w.removed = nil
 	r.scratch.Put(w)
 }
 
+func (w *worker) kept() bool {
+	return cap(w.out)+cap(w.canon.json)+cap(w.canon.shape)+cap(w.doc.arena)+44*cap(w.doc.nodes)+
+		cap(w.a)+cap(w.b)+cap(w.flat)+cap(w.buf)+cap(w.short)+12*cap(w.hits)+24*cap(w.finds)+8*cap(w.inURLs) <= maxRetained
+}
+
 func (w *worker) reset() {
 	w.level, w.quiet, w.work, w.over = everything, false, 0, false
 	w.sig = signals{list: w.sig.list[:0]}
-	w.marks, w.removed, w.count, w.cut, w.keep = w.marks[:0], nil, 0, false, 0
+	w.marks, w.removed, w.count, w.cut, w.keep, w.alias = w.marks[:0], nil, 0, false, 0, false
 	w.out, w.path = w.out[:0], append(w.path[:0], '$')
 }
 
@@ -95,21 +101,23 @@ func (r *Redactor) Call(c Call) (rep Report) {
 		r.release(w)
 	}()
 	w.arguments(&c, &rep)
-	if !w.over {
-		w.work = 0
-		if w.result(c.Result, &rep); w.over {
-			// Nothing of a result is kept: only its signals are incomplete.
-			w.sig.list = append(w.sig.list, "over_budget")
-			w.over = false
-		}
-		w.work = 0
+	over := w.over
+	if over {
+		w.sig.add("over_budget")
 	}
-	if !w.over && c.ErrorMessage != "" {
+	w.work, w.over = 0, false
+	if w.result(c.Result, &rep); w.over {
+		// Nothing of a result is kept: only its signals are incomplete.
+		w.sig.list = append(w.sig.list, "over_budget")
+		w.over = false
+	}
+	w.work = 0
+	if !over && c.ErrorMessage != "" {
 		w.errorMessage(c.ErrorMessage, &rep)
 	}
 	rep.Signals = w.signalList()
 	rep.Removed, rep.RemovedCount = w.removed, w.count
-	if w.over {
+	if over || w.over {
 		rep.drop("over_budget")
 		rep.ErrorMessage = ""
 	}
@@ -145,6 +153,9 @@ func (w *worker) arguments(c *Call, rep *Report) {
 		w.sig.add("oversized")
 	}
 	if !w.digest(c.Arguments, &rep.ArgumentsDigest, &rep.ArgumentsShape) {
+		if w.over {
+			return
+		}
 		rep.Error = "invalid_json"
 		w.rawSignals(c.Arguments, 256<<10)
 		rep.ArgumentMarks = topMarks(w.marks, r.profile.MaxArgumentMarks)
@@ -183,16 +194,23 @@ func (w *worker) arguments(c *Call, rep *Report) {
 	}
 }
 
-// digest parses raw into w.doc and hashes it. What is not JSON is hashed as it
-// is, and false returned.
+// valueCost is what one value of a JSON text counts against the budget: some 100
+// bytes of memory, however few it has itself.
+const valueCost = 32
+
+// digest parses raw into w.doc and hashes it. What is not JSON, or is over the
+// budget, is hashed as it is, and false returned.
 func (w *worker) digest(raw []byte, content, shape *event.Digest) bool {
 	k := &w.r.key0
-	if !w.doc.parse(raw) {
+	w.doc.most = w.r.profile.Budget / valueCost
+	if !w.spend(2*len(raw)) || !w.doc.parse(raw) {
+		if w.doc.tooMany {
+			w.over = true
+		}
 		w.buf = append(k.begin(w.buf), raw...)
 		*content = k.digest(w.buf)
 		return false
 	}
-	w.spend(2 * len(raw))
 	w.canon.json, w.canon.shape = k.begin(w.canon.json), k.begin(w.canon.shape)
 	w.canon.walk(&w.doc, 0)
 	*content = k.digest(w.canon.json)
@@ -216,7 +234,9 @@ func (w *worker) result(raw []byte, rep *Report) {
 	w.sig.from, w.sig.prefix, w.sig.urls = len(w.sig.list), "result:", 0
 	limit := w.r.profile.MaxResult
 	if !w.digest(raw, &rep.ResultDigest, nil) {
-		w.rawSignals(raw, limit)
+		if !w.over {
+			w.rawSignals(raw, limit)
+		}
 	} else {
 		for i := range w.doc.nodes {
 			n := &w.doc.nodes[i]
@@ -277,15 +297,23 @@ func (w *worker) noteClass(class string) {
 	w.sig.add(class)
 }
 
+// maxMessage is how much of an error message is looked at. It is far more than
+// what is kept: where the message is cut before it is looked at, a secret may be
+// cut in two and not be known as one any more. The word at that cut goes.
+const maxMessage = 256 << 10
+
 func (w *worker) errorMessage(msg string, rep *Report) {
 	w.quiet = true
 	w.path = append(w.path[:0], "error_message"...)
-	if len(msg) > 4*event.MaxText {
-		msg = msg[:4*event.MaxText] // bounded; what is kept is cut below
+	if len(msg) > maxMessage {
+		msg = msg[:maxMessage]
+		for len(msg) > 0 && !isSpace(msg[len(msg)-1]) {
+			msg = msg[:len(msg)-1]
+		}
 	}
-	t := validText(unsafe.Slice(unsafe.StringData(msg), len(msg)))
+	t := validText(view(msg))
 	out, _ := w.clean(t)
-	rep.ErrorMessage = event.ClipText(string(out), event.MaxText)
+	rep.ErrorMessage = string(w.fit(out, event.MaxText))
 }
 
 // signalList gives the signals of both sides, sorted.

@@ -2,7 +2,12 @@ package redact
 
 import (
 	"encoding/json"
+	"reflect"
+	"strings"
 	"testing"
+	"unicode/utf8"
+
+	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
 func canonicalOf(t *testing.T, in string) (string, bool) {
@@ -68,6 +73,9 @@ func FuzzCall(f *testing.F) {
 		`{"k":"12 Main Street\nApt. 4, Springfield, IL 62704"}`, `{"x":"https://u:p4ssw0rd@h.example/?token=abcdef1234567890"}`} {
 		f.Add([]byte(s))
 	}
+	for _, s := range []string{`{"` + strings.Repeat("日", 30) + `":"gh` + "p_4U3LSowpDx8XvYE7A8GH56oxU5aWnY2mzIbV" + `"}`, `{"n":"password=\"` + strings.Repeat("日本", 150) + `\""}`, `"` + strings.Repeat("é@é.de ", 60) + `"`} {
+		f.Add([]byte(s))
+	}
 	p := DefaultProfile()
 	p.MaxString, p.MaxArguments = 100, 1000
 	r, err := New(p, testKey)
@@ -78,6 +86,29 @@ func FuzzCall(f *testing.F) {
 		rep := r.Call(Call{Arguments: in, Result: in, ErrorMessage: string(in)})
 		if rep.Error == "panic" {
 			t.Fatalf("panic on %q", in)
+		}
+		e := valid()
+		r.Apply(Call{Arguments: in, Result: in, ErrorMessage: string(in)}, e)
+		if err := e.Check(); err != nil {
+			t.Fatalf("%q: %v", in, err)
+		}
+		for _, x := range e.Removed {
+			if !utf8.ValidString(x.Path) {
+				t.Fatalf("%q: path %q", in, x.Path)
+			}
+		}
+		// As an emitter that does not redact may send it.
+		text := event.ClipText(string(in), event.MaxID)
+		e = valid()
+		e.Arguments, e.Target, e.SessionID, e.ErrorCode, e.Labels = string(in), text, text, text, []event.Label{{Key: event.ClipText(text, event.MaxLabelKey), Value: text}}
+		if e.Check() == nil {
+			if r.Again(e); e.Check() != nil || e.RedactionError == "panic" {
+				t.Fatalf("%q: the second pass: %v, %q", in, e.Check(), e.RedactionError)
+			}
+			once := *e
+			if r.Again(e); !reflect.DeepEqual(once, *e) {
+				t.Fatalf("%q: the second pass changes its own work:\n%+v\n%+v", in, once, *e)
+			}
 		}
 		if rep.Arguments == "" {
 			return

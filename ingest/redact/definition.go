@@ -19,10 +19,22 @@ const maxDescription = 8192
 // are no secret, and the same tool must have the same digest at every emitter,
 // whatever its key. Schemas is any JSON that holds the rest of the definition;
 // what is not JSON is hashed as it is.
-func (r *Redactor) Definition(description string, schemas []byte) (event.Digest, []string) {
+//
+// Description and schemas are what a server says, which may be hostile: what
+// makes the code panic gets the signal "panic", and what costs too much
+// "over_budget".
+func (r *Redactor) Definition(description string, schemas []byte) (d event.Digest, signals []string) {
 	w := r.scratch.Get().(*worker)
 	w.reset()
-	defer r.release(w)
+	finished := false
+	defer func() {
+		if !finished {
+			_ = recover() // what it says may quote the content
+			signals = []string{"panic"}
+			return
+		}
+		r.release(w)
+	}()
 	text := validText(view(description))
 	w.buf = append(w.buf[:0], "mcpaudit tool definition\x00"...)
 	w.buf = appendFolded(w.buf, text)
@@ -36,7 +48,6 @@ func (r *Redactor) Definition(description string, schemas []byte) (event.Digest,
 		w.buf = append(w.buf, schemas...)
 	}
 	sum := sha256.Sum256(w.buf)
-	var d event.Digest
 	copy(d[:], sum[:])
 
 	if len(text) > maxDescription {
@@ -53,7 +64,11 @@ func (r *Redactor) Definition(description string, schemas []byte) (event.Digest,
 	} else {
 		w.lookOnly(validText(schemas))
 	}
-	return d, w.signalList()
+	if w.over {
+		w.sig.add("over_budget")
+	}
+	signals, finished = w.signalList(), true
+	return d, signals
 }
 
 func (w *worker) lookOnly(t []byte) {

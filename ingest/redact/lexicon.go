@@ -12,6 +12,7 @@ const (
 	triesRule   wordKind = iota // a rule's keyword
 	triesAssign                 // the identifier of an "identifier = value" rule
 	secretName                  // part of names such as password, api_key
+	memberName                  // part of names that are looked for in JSON alone
 	phrase                      // instruction-like words; see phrases.go
 	attack                      // part of an attack; see attacks.go
 	address                     // "://" or "www."
@@ -32,6 +33,7 @@ type trigger struct {
 type lexicon struct {
 	words    *wordSet
 	triggers []trigger
+	rules    int
 }
 
 // secretNames are the parts of names that make "name = value" worth a look; the
@@ -39,6 +41,14 @@ type lexicon struct {
 var secretNames = []string{
 	"pass", "pwd", "psw", "secret", "token", "key", "auth", "credential", "creds", "cookie", "license",
 	"connection", "conn_str", "cvv", "cvc", "pin", "otp", "ssn", "jwt", "dsn", "psk", "mnemonic", "kennwort",
+}
+
+// memberNames are the parts of the other names that sensitiveKey knows. In running
+// text they are words as any other; the second pass, which reads arguments before
+// it parses them, must not miss a member for them. A test holds both lists against
+// sensitiveKey.
+var memberNames = []string{
+	"card", "cc", "pan", "code", "phrase", "cred", "itin", "cvn", "ccv", "bearer", "national", "tax", "social", "driv", "conn",
 }
 
 var commonLexicon = sync.OnceValue(func() *lexicon { return newLexicon(nil) })
@@ -60,6 +70,8 @@ func newLexicon(names []string) *lexicon {
 				continue // done by secretNames with sensitiveKey, and by supplement
 			}
 			r := newRule(src)
+			r.index = lx.rules
+			lx.rules++
 			if src.value != "" {
 				for _, k := range src.keywords {
 					add(k, trigger{kind: triesAssign, rule: r})
@@ -81,6 +93,9 @@ func newLexicon(names []string) *lexicon {
 	}
 	for _, n := range append(names, secretNames...) {
 		add(strings.ToLower(n), trigger{kind: secretName})
+	}
+	for _, n := range memberNames {
+		add(n, trigger{kind: memberName})
 	}
 	for i := range phrases {
 		for _, k := range phrases[i].keywords {

@@ -37,6 +37,8 @@ type document struct {
 	// which are read as U+FFFD, the way lenient servers read them.
 	damaged   bool
 	duplicate bool // set by canonical: an object had one key twice
+	most      int  // values that are read, 0 for any number
+	tooMany   bool // there were more
 }
 
 func (d *document) bytes(t text) []byte {
@@ -51,7 +53,7 @@ func (d *document) bytes(t text) []byte {
 // 1 GiB.
 func (d *document) parse(src []byte) bool {
 	d.src, d.arena, d.nodes = src, d.arena[:0], d.nodes[:0]
-	d.damaged, d.duplicate = false, false
+	d.damaged, d.duplicate, d.tooMany = false, false, false
 	if len(src) > 1<<30 {
 		return false
 	}
@@ -72,6 +74,10 @@ func (d *document) value(i, depth int, key text, keyed bool) int {
 		return -1
 	}
 	at := len(d.nodes)
+	if d.most > 0 && at >= d.most {
+		d.tooMany = true
+		return -1
+	}
 	start := i
 	c := d.src[i]
 	d.nodes = append(d.nodes, node{kind: c, key: key, keyed: keyed})

@@ -2,7 +2,9 @@ package redact
 
 import (
 	"bytes"
+	"cmp"
 	"net/netip"
+	"slices"
 )
 
 // mailChar marks what the local part of an address is made of in practice.
@@ -446,10 +448,8 @@ func (s *scanner) phone(t []byte, g []group, plus, bracket bool, start int) int 
 				continue
 			}
 		}
-		for _, u := range s.inURLs {
-			if int(u.lo) <= lo && hi <= int(u.hi) {
-				return k
-			}
+		if s.inURL(lo, hi) {
+			return k
 		}
 		if hi < len(t) && (t[hi] == 'x' || t[hi] == 'X') {
 			e := hi + 1
@@ -462,6 +462,13 @@ func (s *scanner) phone(t []byte, g []group, plus, bracket bool, start int) int 
 		return k
 	}
 	return 0
+}
+
+// inURL reports whether lo..hi lies in a URL. URLs are in the order in which they
+// begin, and one that begins within another ends no earlier.
+func (s *scanner) inURL(lo, hi int) bool {
+	i, _ := slices.BinarySearchFunc(s.inURLs, lo+1, func(u span, lo int) int { return cmp.Compare(int(u.lo), lo) })
+	return i > 0 && hi <= int(s.inURLs[i-1].hi)
 }
 
 // phoneForm reports whether groups have the form of a phone number without help

@@ -40,6 +40,7 @@ type rule struct {
 	re       *regexp.Regexp
 	allow    []*regexp.Regexp
 	stop     *wordSet
+	index    int  // among those of a lexicon
 	min, max int  // length of a match: of value, or of regex
 	anchored bool // regex is run from where a head fits
 	bounded  bool // regex begins with \b

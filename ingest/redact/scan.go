@@ -3,7 +3,11 @@ package redact
 import (
 	"bytes"
 	"cmp"
+	"io"
 	"slices"
+	"unicode/utf8"
+
+	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
 // find is a part of a text that must not be kept.
@@ -37,6 +41,10 @@ type scanner struct {
 	sig    signals
 	marks  []sighting
 	inURLs []span // URLs of this text: digits in them are no phone numbers
+
+	windows []window // by rule: where it is still to be run; see try
+	open    []*rule  // those that have one
+	rest    runes
 }
 
 // scan looks at one text. It leaves s.finds sorted, apart from each other and
@@ -49,6 +57,9 @@ func (s *scanner) scan(t []byte) {
 	lx := s.r.lexicon
 	s.hits = lx.words.find(t, s.hits[:0])
 	places := false
+	if len(s.windows) < lx.rules {
+		s.windows = make([]window, lx.rules)
+	}
 	for _, h := range s.hits {
 		tr := &lx.triggers[h.word]
 		lo, end := int(h.start), int(h.end)
@@ -58,7 +69,14 @@ func (s *scanner) scan(t []byte) {
 		case triesAssign:
 			s.tryAssign(tr.rule, t, end)
 		case secretName:
+			if s.inJSON {
+				s.member(t, lo, end)
+			}
 			s.named(t, lo, end)
+		case memberName:
+			if s.inJSON {
+				s.member(t, lo, end)
+			}
 		case phrase:
 			if !s.quiet {
 				s.phrase(&phrases[tr.index], t, lo, end)
@@ -77,6 +95,10 @@ func (s *scanner) scan(t []byte) {
 			}
 		}
 	}
+	for _, r := range s.open {
+		s.search(r, t)
+	}
+	s.open = s.open[:0]
 	if !s.quiet {
 		s.hidden(t)
 	}
@@ -116,16 +138,21 @@ func (s *scanner) add(lo, hi int, class string) {
 	}
 }
 
-// try runs a rule where its keyword ends.
+// window is a part of a text in which a rule is to be run, and where the last
+// keyword in it ends.
+type window struct{ lo, hi, end int }
+
+// try runs a rule where its keyword ends, or notes that it is to be run around it:
+// the windows of keywords that stand close to each other become one, so that the
+// work is that of the text's length and not of the number of keywords.
 func (s *scanner) try(tr *trigger, t []byte, end int) {
 	r := tr.rule
-	if r.class[0] == 'p' && s.level < structured {
+	if s.over || r.class[0] == 'p' && s.level < structured {
 		return
 	}
-	if r.needs != 0 && !follows(t, end, r.needs) {
+	if r.needs != 0 && !s.follows(t, end, r.needs) {
 		return
 	}
-	lo, hi := max(0, end-int(tr.size)-256), min(len(t), end+min(r.max+256, 2048))
 	if tr.heads != nil {
 		at := -1
 		for i := range tr.heads {
@@ -137,64 +164,140 @@ func (s *scanner) try(tr *trigger, t []byte, end int) {
 		if at < 0 || r.bounded && at > 0 && isWord(t[at-1]) && isWord(t[at]) {
 			return
 		}
-		lo, hi = at, min(len(t), at+r.max+4)
-	}
-	r.compile()
-	if !s.spend((hi - lo) * regexpCost) {
+		s.begin(r, t, at)
 		return
 	}
-	for lo < hi {
-		m := r.re.FindSubmatchIndex(t[lo:hi])
+	lo, hi := max(0, end-int(tr.size)-256), min(len(t), end+min(r.max+256, 2048))
+	w := &s.windows[r.index]
+	if w.hi > 0 && lo <= w.hi {
+		w.hi, w.end = max(w.hi, hi), max(w.end, end)
+		return
+	}
+	if w.hi > 0 {
+		s.run(r, t, *w)
+	} else {
+		s.open = append(s.open, r)
+	}
+	*w = window{lo, hi, end}
+}
+
+// search runs a rule in the window that was noted last.
+func (s *scanner) search(r *rule, t []byte) {
+	w := s.windows[r.index]
+	s.windows[r.index] = window{}
+	s.run(r, t, w)
+}
+
+func (s *scanner) run(r *rule, t []byte, w window) {
+	r.compile()
+	for from := w.lo; from < w.end; {
+		if !s.spend((w.hi - from) * regexpCost) {
+			return
+		}
+		m := r.re.FindSubmatchIndex(t[from:w.hi])
 		if m == nil {
 			return
 		}
-		a, b := m[0], m[1]
-		if r.group > 0 && m[2*r.group] >= 0 {
-			a, b = m[2*r.group], m[2*r.group+1]
-		} else {
-			for g := 2; g+1 < len(m); g += 2 {
-				if m[g] >= 0 && m[g+1] > m[g] {
-					a, b = m[g], m[g+1]
-					break
-				}
+		s.work -= (w.hi - from - m[1]) * regexpCost // what lies behind the match is still to be looked at
+		next := s.took(r, t, from, w.hi, m)
+		if next <= from {
+			return
+		}
+		from = next
+	}
+}
+
+// begin runs a rule whose match begins at at. What it costs is what it reads: most
+// expressions end after a few bytes, wherever their window ends.
+func (s *scanner) begin(r *rule, t []byte, at int) {
+	r.compile()
+	hi := min(len(t), at+r.max+4)
+	const plainly = 64
+	if hi-at <= plainly {
+		if s.spend((hi - at) * regexpCost) {
+			s.took(r, t, at, hi, r.re.FindSubmatchIndex(t[at:hi]))
+		}
+		return
+	}
+	// What is left of the budget bounds what may be read.
+	s.rest = runes{t: t[at:min(hi, at+(s.r.profile.Budget-s.work)/regexpCost+1)]}
+	m := r.re.FindReaderSubmatchIndex(&s.rest)
+	if s.spend(s.rest.at * regexpCost) {
+		s.took(r, t, at, hi, m)
+	}
+	s.rest.t = nil
+}
+
+// runes are read by a regular expression one after the other, no further than it
+// needs.
+type runes struct {
+	t  []byte
+	at int
+}
+
+func (r *runes) ReadRune() (c rune, size int, err error) {
+	if r.at >= len(r.t) {
+		return 0, 0, io.EOF
+	}
+	c, size = utf8.DecodeRune(r.t[r.at:])
+	r.at += size
+	return c, size, nil
+}
+
+// took notes the value of a match in t[lo:hi] and returns where it ends.
+func (s *scanner) took(r *rule, t []byte, lo, hi int, m []int) int {
+	if m == nil {
+		return lo
+	}
+	a, b := m[0], m[1]
+	if r.group > 0 && m[2*r.group] >= 0 {
+		a, b = m[2*r.group], m[2*r.group+1]
+	} else {
+		for g := 2; g+1 < len(m); g += 2 {
+			if m[g] >= 0 && m[g+1] > m[g] {
+				a, b = m[g], m[g+1]
+				break
 			}
 		}
-		if a >= b {
-			return
-		}
-		if r.until != "" {
-			b = blockEnd(t, lo+b, r.until) - lo
-		}
-		if r.accepts(t[lo+a:lo+b]) && !placeholder(t[lo+a:lo+b]) {
-			s.add(lo+a, lo+b, r.class)
-		}
-		if r.anchored {
-			return
-		}
-		lo += b
-		if lo >= end { // later keywords bring their own try
-			return
-		}
 	}
+	if a >= b {
+		return lo
+	}
+	a, b = lo+a, lo+b
+	if r.until != "" {
+		b = s.blockEnd(t, b, r.until)
+	} else if b == hi {
+		// Cut by the window: the value goes on to where its word does.
+		for b < len(t) && !isSpace(t[b]) && t[b] != '"' && t[b] != '\'' && t[b] != '`' {
+			b++
+		}
+		s.spend(b - hi)
+	}
+	if r.accepts(t[a:b]) && !placeholder(t[a:b]) {
+		s.add(a, b, r.class)
+	}
+	return b
 }
 
 // follows reports whether b stands in the rest of the word at i.
-func follows(t []byte, i int, b byte) bool {
-	for end := min(len(t), i+1000); i < end && !isSpace(t[i]) && t[i] != '"'; i++ {
-		if t[i] == b {
-			return true
-		}
+func (s *scanner) follows(t []byte, i int, b byte) bool {
+	from, found := i, false
+	for end := min(len(t), i+1000); i < end && !isSpace(t[i]) && t[i] != '"' && !found; i++ {
+		found = t[i] == b
 	}
-	return false
+	s.spend(i - from)
+	return found
 }
 
-// blockEnd is the end of a block that closes with the line marker.
-func blockEnd(t []byte, from int, marker string) int {
-	limit := min(len(t), from+20000)
-	i := bytes.Index(t[from:limit], []byte(marker))
+// blockEnd is the end of a block that closes with the line marker, or of the
+// text when none does.
+func (s *scanner) blockEnd(t []byte, from int, marker string) int {
+	i := bytes.Index(t[from:], []byte(marker))
 	if i < 0 {
-		return limit
+		s.spend(len(t) - from)
+		return len(t)
 	}
+	s.spend(i)
 	i += from + len(marker)
 	if j := bytes.Index(t[i:min(len(t), i+100)], []byte("-----")); j >= 0 {
 		return i + j + len("-----")
@@ -218,6 +321,13 @@ func isUpper(b byte) bool { return b >= 'A' && b <= 'Z' }
 // joins those that overlap: a secret among them names the class, else the
 // outermost and, of equals, the first one does.
 func (s *scanner) settle(t []byte) {
+	for i := range s.finds { // limits inside the readers know no runes
+		f := &s.finds[i]
+		f.lo = int32(event.RuneCut(t, int(f.lo)))
+		for int(f.hi) < len(t) && !utf8.RuneStart(t[f.hi]) {
+			f.hi++
+		}
+	}
 	if bytes.IndexByte(t, '[') >= 0 {
 		kept := s.finds[:0]
 		for _, f := range s.finds {

@@ -2,7 +2,6 @@ package redact
 
 import (
 	"strconv"
-	"unicode/utf8"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
@@ -77,7 +76,7 @@ func (w *worker) keyClass(at int32, key []byte) string {
 		return ""
 	}
 	v := w.doc.bytes(n.val)
-	if hasMark(v) {
+	if w.hasMark(v) {
 		return "" // its personal part is gone
 	}
 	switch class {
@@ -107,9 +106,10 @@ func (w *worker) keyClass(at int32, key []byte) string {
 	return class
 }
 
-func hasMark(v []byte) bool {
-	for _, c := range v {
-		if c == '[' {
+// hasMark reports whether a mark stands in v, a real one: a bracket hides nothing.
+func (w *worker) hasMark(v []byte) bool {
+	for i := range v {
+		if w.r.isMarkAt(v, i) {
 			return true
 		}
 	}
@@ -145,7 +145,7 @@ func (w *worker) replace(class string, value []byte) {
 func (w *worker) remove(class string) {
 	w.count++
 	if len(w.removed) < event.MaxRemoved {
-		w.removed = append(w.removed, event.Removal{Path: string(w.path[:min(len(w.path), 256)]), Class: class})
+		w.removed = append(w.removed, event.Removal{Path: string(w.path[:event.RuneCut(w.path, 256)]), Class: class})
 	}
 }
 
@@ -186,7 +186,7 @@ func (w *worker) object(at int32) bool {
 		key := w.doc.bytes(n.key)
 		w.path = append(w.path, '.')
 		name := w.cleanKey(key, n.key)
-		w.path = append(w.path, name[:min(len(name), 64)]...)
+		w.path = append(w.path, name[:event.RuneCut(name, 64)]...)
 		w.out = append(w.out, ':')
 		w.name = name
 		ok := w.walk(i)
@@ -325,18 +325,7 @@ func (w *worker) cutText(out []byte, n int) []byte {
 // make a number out of a longer one.
 func (w *worker) shorten(t []byte, n int) []byte {
 	end := w.r.profile.MaxString - len("…[CUT:1234567890 bytes]")
-	for i := max(0, end-96); i < end; i++ {
-		if t[i] == '[' {
-			if m := w.r.markAt(t, i); m > 0 && i+m > end {
-				end = i
-			} else if m > 0 {
-				i += m - 1
-			}
-		}
-	}
-	for end > 0 && !utf8.RuneStart(t[end]) {
-		end--
-	}
+	end = w.cutAt(t, end)
 	quiet := w.quiet
 	w.quiet = true
 	for range 4 {
@@ -348,10 +337,7 @@ func (w *worker) shorten(t []byte, n int) []byte {
 			w.quiet = quiet
 			return append([]byte(nil), out...)
 		}
-		end = max(0, end-(len(out)-w.r.profile.MaxString)-8)
-		for end > 0 && !utf8.RuneStart(t[end]) {
-			end--
-		}
+		end = event.RuneCut(t, max(0, end-(len(out)-w.r.profile.MaxString)-8))
 	}
 	w.quiet = quiet
 	return w.cutText(nil, n)
@@ -428,7 +414,11 @@ func (w *worker) put(out, t []byte) []byte {
 	at := int32(0)
 	for _, f := range w.finds {
 		out = append(out, t[at:f.lo]...)
-		out = w.r.appendMark(out, f.class, t[f.lo:f.hi])
+		if w.alias {
+			out = w.r.key0.appendPseudonym(out, f.class, t[f.lo:f.hi])
+		} else {
+			out = w.r.appendMark(out, f.class, t[f.lo:f.hi])
+		}
 		at = f.hi
 		w.remove(f.class)
 	}
