@@ -206,7 +206,7 @@ func TestWhatIsUnderWayIsBoundedInMemory(t *testing.T) {
 			}
 			started <- err
 		}()
-		time.Sleep(time.Minute)
+		time.Sleep(overdueAfter / 2)
 		select {
 		case <-started:
 			t.Fatal("more than the bound is under way")
@@ -348,4 +348,30 @@ func TestCommitsSlowDownWhileTheStoreHasManyParts(t *testing.T) {
 			t.Errorf("%d parts, error %v: batches wait %v, want %v", c.parts, c.err, got, c.want)
 		}
 	}
+}
+
+// An append that hangs reports no error. Callers are told all the same, and what
+// they send again when it has ended is known.
+func TestAStoreThatHangsIsUnavailable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &faulty{Store: &inMemory{}, hold: make(chan struct{})}
+		p, stop := bubble(t, Config{MaxAge: time.Millisecond}, f)
+		one := submitted(t.Context(), p, 1, these("a", 1)...)
+		time.Sleep(overdueAfter - time.Second)
+		if err := p.Ready(); err != nil {
+			t.Errorf("too early: %v", err)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if got := <-one; !errors.Is(got.err, ErrUnavailable) || !errors.Is(p.Ready(), ErrUnavailable) {
+			t.Errorf("answered %+v, ready: %v", got, p.Ready())
+		}
+		close(f.hold)
+		synctest.Wait()
+		if got := <-submitted(t.Context(), p, 1, these("a", 1, 2)...); got.err != nil || got.settled.Stored != 1 || got.settled.Duplicates != 1 {
+			t.Errorf("answered %+v", got)
+		}
+		stop()
+		checkFree(t, p)
+	})
 }

@@ -57,7 +57,7 @@ func span(first, last uint64) []uint64 {
 
 type leaveAlone struct{}
 
-func (leaveAlone) Again(*event.Event) {}
+func (leaveAlone) Again(*event.Event) bool { return false }
 
 // counts is an Observer.
 type counts struct {
@@ -214,6 +214,17 @@ func (m *inMemory) Log(context.Context, string, time.Time) (string, uint64, erro
 	return "log", last, nil
 }
 
+func (m *inMemory) Rival(_ context.Context, log string, last uint64, since time.Time) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.events {
+		if e.LogID == log && e.Batch > last || e.LogID != log && !since.IsZero() && e.ReceivedAt > since.UnixMicro() {
+			return e.LogID, nil
+		}
+	}
+	return "", nil
+}
+
 func (m *inMemory) Parts(context.Context) (uint64, error) { return 1, nil }
 
 func (m *inMemory) all() []*event.Event {
@@ -303,8 +314,13 @@ type running struct {
 // start runs a pipeline until the test ends or stop is called.
 func start(t *testing.T, cfg Config, s Store) *running {
 	t.Helper()
+	return startAt(t, cfg, s, time.Now)
+}
+
+func startAt(t *testing.T, cfg Config, s Store, now func() time.Time) *running {
+	t.Helper()
 	watch := &counts{}
-	p := New(cfg, s, leaveAlone{}, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)), watch)
+	p := New(cfg, s, leaveAlone{}, now, slog.New(slog.NewTextHandler(io.Discard, nil)), watch)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- p.Run(ctx) }()

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,10 +35,12 @@ import (
 
 // Config of a pipeline. The zero value of a field means its default.
 type Config struct {
-	LogName  string        // name of the log that this instance writes; default "main"
-	MaxRows  int           // events in a batch; default 20000
-	MaxAge   time.Duration // how long the first event of a batch waits for others; default 25 ms
-	MaxBytes int64         // events under way in memory, in bytes on the wire; default 64 MiB
+	LogName string        // name of the log that this instance writes; default "main"
+	MaxRows int           // events in a batch; default 20000
+	MaxAge  time.Duration // how long the first event of a batch waits for others; default 25 ms
+	// MaxBytes is how much memory the events under way may take, in bytes: their
+	// own, not those on the wire. Default 64 MiB, some 35,000 events of 600 bytes.
+	MaxBytes int64
 	// Retention is how many months events are kept after the month in which they
 	// were received; default 12.
 	Retention int
@@ -72,18 +75,22 @@ type Store interface {
 	// Append stores a batch durably and once; after an error the same batch is
 	// appended again.
 	Append(ctx context.Context, b store.Batch) error
-	// Sequences reads which numbers of these emitters are stored.
+	// Sequences reads which numbers of these emitters are stored. With an error,
+	// the map has those that were read all the same.
 	Sequences(ctx context.Context, emitters []string) (map[string][]store.Run, error)
 	// Log finds or starts the log of this name, and its last batch.
 	Log(ctx context.Context, name string, now time.Time) (id string, last uint64, err error)
+	// Rival says which log another instance has written to: this log, when it has
+	// a batch after last, or another one since then; "" when there is none.
+	Rival(ctx context.Context, log string, last uint64, since time.Time) (string, error)
 	// Parts counts the parts that the events lie in.
 	Parts(ctx context.Context) (uint64, error)
 }
 
 // Redactor scrubs an event that should already be clean: the second of the two
-// times that redaction runs.
+// times that redaction runs. It reports whether it changed the event.
 type Redactor interface {
-	Again(e *event.Event)
+	Again(e *event.Event) (changed bool)
 }
 
 // Observer hears what the pipeline does, for metrics. Its methods are called on
@@ -97,6 +104,14 @@ type Observer interface {
 // ErrUnavailable means that nothing can be stored now. The events of the
 // request may or may not become durable; sending them again is safe.
 var ErrUnavailable = errors.New("the store can't take events now")
+
+// ErrRival means that another instance writes to the same store. Neither knows
+// what the other one has stored, so this one stops.
+var ErrRival = errors.New("another ingest instance writes to this store")
+
+// rivalPause is how long a store must have been silent under another log before
+// this instance starts, and how often its own log is looked at.
+const rivalPause = 10 * time.Second
 
 // Rejection is one event that was refused and is not stored.
 type Rejection struct {
@@ -127,7 +142,11 @@ type request struct {
 	settled Settled
 	err     error
 	weight  int64 // held of Pipeline.memory until done
-	done    chan struct{}
+	// While it is parked: the emitters that are not known, and the sequences that
+	// must not be forgotten meanwhile.
+	lacks map[string]bool
+	holds []*sequence
+	done  chan struct{}
 }
 
 // Pipeline takes events and makes them durable. Make it with New, then Run it.
@@ -147,6 +166,7 @@ type Pipeline struct {
 	closed chan struct{} // closed when Run takes no more requests
 
 	age          atomic.Int64  // how long a batch gathers now, in nanoseconds; the writer sets it
+	received     atomic.Int64  // of the latest request; see receive
 	settledBatch atomic.Uint64 // the last batch that is durable; the writer sets it
 }
 
@@ -171,7 +191,30 @@ func (p *Pipeline) Ready() error {
 	if p.health.isDown() {
 		return ErrUnavailable
 	}
+	// When an event expires is part of the log for ever. A clock that was never set
+	// would have it dropped with the next retention run.
+	if now := p.now(); now.Before(earliest) || !now.Before(latest) {
+		return fmt.Errorf("the clock of this machine says %s; set it", now.UTC().Format(time.DateOnly))
+	}
 	return nil
+}
+
+// No clock that is right is outside of these.
+var earliest, latest = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2140, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// receive is the time of arrival: the clock's, but never before what it was for
+// an earlier request.
+func (p *Pipeline) receive() int64 {
+	now := p.now().UnixMicro()
+	for {
+		last := p.received.Load()
+		if now <= last {
+			return last
+		}
+		if p.received.CompareAndSwap(last, now) {
+			return now
+		}
+	}
 }
 
 // Submit makes events durable and returns when they are; it is Start and Wait.
@@ -190,24 +233,61 @@ type Pending struct {
 	down <-chan struct{}
 }
 
-// Start checks and redacts events and hands them to the sealer, in the order of
-// its calls. It blocks while too much is under way: that is the flow control.
-// size is about what the events take in memory, in bytes. A nil event is one
-// that the caller has refused already. The error is ErrUnavailable or the
-// context's.
-//
-// The events belong to the pipeline from here on.
+// Start is Reserve and Reservation.Start, for events that are in memory already.
+// size is about what they take there, in bytes.
 func (p *Pipeline) Start(ctx context.Context, events []*event.Event, size int) (*Pending, error) {
+	room, err := p.Reserve(ctx, int64(size))
+	if err != nil {
+		return nil, err
+	}
+	defer room.Release()
+	return room.Start(ctx, events)
+}
+
+// Reservation is room in memory for a request that is about to be read. It
+// belongs to one goroutine.
+type Reservation struct {
+	p    *Pipeline
+	held int64
+	down <-chan struct{}
+}
+
+// Reserve waits until there is room for a request that will take so many bytes of
+// memory: that is the flow control. It is called before the request is decoded,
+// so that what is decoded is bounded. The error is ErrUnavailable or the
+// context's. A request larger than the bound passes alone.
+func (p *Pipeline) Reserve(ctx context.Context, memory int64) (*Reservation, error) {
 	if p.Ready() != nil {
 		return nil, ErrUnavailable
 	}
-	down := p.health.downSignal()
-	weight := min(int64(size), p.cfg.MaxBytes)
-	if err := p.acquire(ctx, weight, down); err != nil {
+	v := &Reservation{p: p, held: min(memory, p.cfg.MaxBytes), down: p.health.downSignal()}
+	if err := p.acquire(ctx, v.held, v.down); err != nil {
 		return nil, err
 	}
-	received := p.now().UnixMicro()
-	r := &request{events: make([]*event.Event, 0, len(events)), index: make([]int, 0, len(events)), weight: weight, done: make(chan struct{})}
+	return v, nil
+}
+
+// Shrink gives back what is beyond memory.
+func (v *Reservation) Shrink(memory int64) {
+	if memory < v.held {
+		v.p.memory.Release(v.held - memory)
+		v.held = memory
+	}
+}
+
+// Release gives the room back, unless Start has taken it over.
+func (v *Reservation) Release() { v.Shrink(0) }
+
+// Start checks and redacts events and hands them to the sealer, in the order of
+// its calls. A nil event is one that the caller has refused already. The error is
+// ErrUnavailable or the context's.
+//
+// The events and the room belong to the pipeline from here on; when there is an
+// error, the room is still the caller's to release.
+func (v *Reservation) Start(ctx context.Context, events []*event.Event) (*Pending, error) {
+	p, down := v.p, v.down
+	received := p.receive()
+	r := &request{events: make([]*event.Event, 0, len(events)), index: make([]int, 0, len(events)), weight: v.held, done: make(chan struct{})}
 	for i, e := range events {
 		if e == nil {
 			continue
@@ -217,12 +297,20 @@ func (p *Pipeline) Start(ctx context.Context, events []*event.Event, size int) (
 			r.settled.Rejected = append(r.settled.Rejected, Rejection{Index: i, Reason: err})
 			continue
 		}
-		p.redact.Again(e)
+		// Nothing is stored that could not be read back: what redaction changed is
+		// checked again.
+		if p.redact.Again(e) {
+			if err := e.Check(); err != nil {
+				r.settled.Rejected = append(r.settled.Rejected, Rejection{Index: i, Reason: err})
+				continue
+			}
+		}
 		r.events, r.index = append(r.events, e), append(r.index, i)
 	}
 	var err error
 	select {
 	case p.in <- r: // the writer releases the memory, also when nobody waits any longer
+		v.held = 0
 		return &Pending{p, r, down}, nil
 	case <-ctx.Done():
 		err = ctx.Err()
@@ -231,7 +319,6 @@ func (p *Pipeline) Start(ctx context.Context, events []*event.Event, size int) (
 	case <-p.closed:
 		err = ErrUnavailable
 	}
-	p.memory.Release(weight)
 	return nil, err
 }
 
@@ -293,18 +380,28 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start ingest: %w", err)
 	}
+	if other, err := p.store.Rival(ctx, id, math.MaxUint64, p.now().Add(-rivalPause)); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("start ingest: %w", err)
+	} else if other != "" {
+		return fmt.Errorf("start ingest: %w: log %q was written to within the last %v; stop the other one, or wait until it has stopped", ErrRival, other, rivalPause)
+	}
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
 	s := newSealer(p, id, last)
 	p.ready.Store(true)
 	p.log.Info("ingest is ready", "log", id, "last_batch", last)
 
 	batches := make(chan sealed, 1)
 	var wg sync.WaitGroup
-	wg.Go(func() { p.write(ctx, batches) })
+	wg.Go(func() { p.write(ctx, id, last, batches, fail) })
 	s.run(ctx, batches)
 	p.ready.Store(false)
 	close(p.closed)
 	close(batches)
 	wg.Wait()
+	if err := context.Cause(ctx); errors.Is(err, ErrRival) {
+		return fmt.Errorf("ingest stops: %w: log %q has batches that are not of this instance; give each instance a store of its own", err, id)
+	}
 	return nil
 }
 

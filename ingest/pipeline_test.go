@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -184,36 +185,64 @@ func TestOneBadEventIsRefusedByItsIndexAndItsNeighboursAreStored(t *testing.T) {
 	checkLog(t, readAll(t, s))
 }
 
+// clumsy is a redactor whose own words break the record.
+type clumsy struct{}
+
+func (clumsy) Again(e *event.Event) bool {
+	if e.EmitterSeq%2 == 0 {
+		e.Removed = append(e.Removed, event.Removal{Path: "$.\xe6"})
+	}
+	return true
+}
+
+// What redaction makes of an event is checked as well: half a rune in the store
+// would make every page with it unreadable.
+func TestAnEventThatRedactionSpoiledIsRefusedByItsIndexAndNeverStored(t *testing.T) {
+	s := &inMemory{}
+	p := start(t, quick, s)
+	p.redact = clumsy{} // of Submit alone
+	got := p.submit(t, these("a", 1, 2, 3)...)
+	if got.Stored != 2 || len(got.Rejected) != 1 || got.Rejected[0].Index != 1 || got.Rejected[0].Reason.Error() != "removed: is not valid UTF-8" {
+		t.Errorf("settled %s", describe(got))
+	}
+	if n := len(s.all()); n != 2 {
+		t.Errorf("%d events are stored", n)
+	}
+}
+
 func TestARequestOfNothingIsSettled(t *testing.T) {
 	p := start(t, quick, &inMemory{})
 	checkSettled(t, p.submit(t), 0, 0)
 	checkSettled(t, p.submit(t, nil, nil), 0, 0)
 }
 
-func TestASequenceWithTooManyGapsIsToldWhatToSendFirst(t *testing.T) {
+// An emitter has lost many events, or had many refused. Its next ones are stored
+// all the same, and no gap is passed over or acknowledged.
+func TestPromise5AnEmitterWithTooManyGapsIsStillHeard(t *testing.T) {
 	s := storetest.Open(t, t.TempDir())
 	p := start(t, Config{MaxAge: time.Microsecond, MaxBytes: 1 << 20}, s)
+	const last = 2 + 2*store.MaxRuns
 	var seqs []uint64
-	for n := range uint64(store.MaxRuns) {
-		seqs = append(seqs, 2+2*n)
+	for n := uint64(2); n <= last; n += 2 { // one gap more than is kept track of
+		seqs = append(seqs, n)
 	}
-	p.submit(t, these("holed", seqs...)...)
-	for range 2 { // from memory, then from the store
-		beyond := 2 + 2*uint64(store.MaxRuns)
-		got := p.submit(t, append([]*event.Event{nil}, these("holed", beyond, 2, beyond+4)...)...)
-		if got.Stored != 0 || got.Duplicates != 1 || len(got.Rejected) != 2 || !got.Rejected[0].Gaps ||
-			got.Rejected[0].Index != 1 || got.Rejected[1].Index != 3 || !strings.Contains(got.Rejected[0].Reason.Error(), "send what is missing first") {
-			t.Fatalf("settled %s", describe(got))
+	if got := p.submit(t, these("holed", seqs...)...); got.Stored != len(seqs) || len(got.Rejected) != 0 {
+		t.Fatalf("settled %s", describe(got))
+	}
+	for life := range uint64(2) { // from memory, then from the store
+		got := p.submit(t, append([]*event.Event{nil}, these("holed", 3, last, last+5+life)...)...)
+		if got.Stored != 1 || got.Duplicates != 1 || len(got.Rejected) != 1 || !got.Rejected[0].Gaps || got.Rejected[0].Index != 1 ||
+			!strings.HasPrefix(got.Rejected[0].Reason.Error(), "emitter_seq: lies among the oldest of more than 1024 gaps") {
+			t.Fatalf("life %d: settled %s", life, describe(got))
 		}
-		if want := []Progress{{"holed", 0, 2 * store.MaxRuns}}; !slices.Equal(got.Progress, want) {
-			t.Fatalf("progress %v, want %v", got.Progress, want)
+		if want := []Progress{{"holed", 0, last + 5 + life}}; !slices.Equal(got.Progress, want) {
+			t.Fatalf("life %d: progress %v, want %v", life, got.Progress, want)
 		}
 		p.stop()
 		p = start(t, quick, s)
 	}
-	// One gap closed, one event more is taken.
-	got := p.submit(t, these("holed", 3, 2+2*uint64(store.MaxRuns))...)
-	checkSettled(t, got, 2, 0, Progress{"holed", 0, 2 + 2*store.MaxRuns})
+	// A gap that is kept track of is closed.
+	checkSettled(t, p.submit(t, these("holed", last-1)...), 1, 0, Progress{"holed", 0, last + 6})
 	p.stop()
 	checkLog(t, readAll(t, s))
 }
@@ -305,6 +334,7 @@ func TestEventsExpireAfterTheirWholeLastMonth(t *testing.T) {
 		{"2026-01-31T12:00:00Z", 1, "2026-03-01"}, // not the 31st of February
 		{"2026-12-31T23:30:00-02:00", 1, "2027-03-01"},
 		{"2026-11-20T09:00:00Z", 1200, "2126-12-01"},
+		{"2139-11-20T09:00:00Z", 1200, "2149-06-01"}, // no date is later
 	} {
 		now, err := time.Parse(time.RFC3339, c.now)
 		if err != nil {
@@ -313,6 +343,34 @@ func TestEventsExpireAfterTheirWholeLastMonth(t *testing.T) {
 		days := expiryMonth(now, c.months)
 		if got := time.Unix(int64(days)*86400, 0).UTC().Format(time.DateOnly); got != c.want {
 			t.Errorf("%s, %d months: expires %s, want %s", c.now, c.months, got, c.want)
+		}
+	}
+}
+
+// When an event expires and when it came are sealed: a clock that was never set,
+// or that is set back, must not get into the log.
+func TestAClockThatIsWrongSealsNothing(t *testing.T) {
+	s := &inMemory{}
+	var clock atomic.Int64
+	p := startAt(t, quick, s, func() time.Time { return time.Unix(clock.Load(), 0) })
+	for _, at := range []string{"1970-01-01", "2199-12-31"} {
+		day, _ := time.Parse(time.DateOnly, at)
+		clock.Store(day.Unix())
+		if err := p.Ready(); err == nil || err.Error() != "the clock of this machine says "+at+"; set it" {
+			t.Errorf("Ready: %v", err)
+		}
+		if _, err := p.Submit(context.Background(), these("a", 1), 1); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("submit: %v", err)
+		}
+	}
+	for i, at := range []int64{1_800_000_000, 1_800_000_100, 1_800_000_050} {
+		clock.Store(at)
+		p.submit(t, these("a", uint64(i)+1)...)
+	}
+	p.stop()
+	for i, e := range s.all() {
+		if want := min(1_800_000_000+100*int64(i), 1_800_000_100); e.ReceivedAt != want*1e6 {
+			t.Errorf("event %d was received at %d, want %d", i, e.ReceivedAt/1e6, want)
 		}
 	}
 }

@@ -1,12 +1,10 @@
 package ingest
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -26,28 +24,40 @@ type sealed struct {
 
 // sealer gathers requests into batches. Its fields belong to the goroutine that
 // calls run.
+//
+// A request waits in parked while the sequence of one of its emitters is read
+// back from the store; the others pass it by.
 type sealer struct {
-	p     *Pipeline
-	logID string
-	last  uint64 // number of the last batch that was sealed
-	known *simplelru.LRU[string, *sequence]
-	row   []byte
+	p      *Pipeline
+	logID  string
+	last   uint64 // number of the last batch that was sealed
+	known  *simplelru.LRU[string, *sequence]
+	row    []byte
+	parked []*request
+	recovery
 }
 
 func newSealer(p *Pipeline, logID string, last uint64) *sealer {
 	// The size is enforced by evict, which knows what may go.
 	known, _ := simplelru.NewLRU[string, *sequence](1<<31-1, nil)
-	return &sealer{p: p, logID: logID, last: last, known: known}
+	return &sealer{p: p, logID: logID, last: last, known: known, recovery: newRecovery()}
 }
 
 // run gathers and seals until ctx ends.
 func (s *sealer) run(ctx context.Context, out chan<- sealed) {
+	defer s.close()
 	for {
+		var ready []*request
 		select {
 		case <-ctx.Done():
 			return
-		case first := <-s.p.in:
-			out <- s.seal(ctx, s.gather(ctx, first))
+		case r := <-s.p.in:
+			ready = s.admit(ctx, r)
+		case got := <-s.read:
+			ready = s.learn(ctx, got)
+		}
+		if len(ready) > 0 {
+			out <- s.seal(s.gather(ctx, ready))
 		}
 	}
 }
@@ -55,15 +65,26 @@ func (s *sealer) run(ctx context.Context, out chan<- sealed) {
 // gather collects requests until the batch is full, or old and the writer has
 // room for it: under load a batch grows to what arrives while one is written.
 // It returns when the writer has room.
-func (s *sealer) gather(ctx context.Context, first *request) []*request {
-	requests, rows := []*request{first}, len(first.events)
+func (s *sealer) gather(ctx context.Context, requests []*request) []*request {
+	rows := 0
+	add := func(more []*request) {
+		requests = append(requests, more...)
+		for _, r := range more {
+			rows += len(r.events)
+		}
+	}
+	first := requests
+	requests = nil
+	add(first)
 	age := time.NewTimer(time.Duration(s.p.age.Load()))
 	defer age.Stop()
 	var room <-chan struct{} // nil, so never chosen, while the batch is young
 	for rows < s.p.cfg.MaxRows {
 		select {
 		case r := <-s.p.in:
-			requests, rows = append(requests, r), rows+len(r.events)
+			add(s.admit(ctx, r))
+		case got := <-s.read:
+			add(s.learn(ctx, got))
 		case <-age.C:
 			room = s.p.room
 		case <-room:
@@ -78,27 +99,22 @@ func (s *sealer) gather(ctx context.Context, first *request) []*request {
 }
 
 // seal drops duplicates and gives every other event its place in the log.
-func (s *sealer) seal(ctx context.Context, requests []*request) sealed {
-	recoverErr := s.recover(ctx, requests)
+func (s *sealer) seal(requests []*request) sealed {
 	now := s.p.now()
 	number := s.last + 1
 	expires := expiryMonth(now, s.p.cfg.Retention)
 	b := sealed{requests: requests, number: s.last}
 	token := sha256.New()
 	for _, r := range requests {
-		if recoverErr != nil && s.misses(r) {
-			r.err = ErrUnavailable
-			continue
-		}
 		for i, e := range r.events {
 			q, _ := s.known.Get(e.EmitterID)
 			switch q.add(e.EmitterSeq) {
 			case isDuplicate:
 				r.settled.Duplicates++
 				continue
-			case isBeyondGaps:
+			case isGivenUp:
 				r.settled.Rejected = append(r.settled.Rejected, Rejection{Index: r.index[i], Gaps: true, Reason: &event.Violation{
-					Field: "emitter_seq", Reason: fmt.Sprintf("the emitter's sequence has more than %d gaps; send what is missing first", store.MaxRuns)}})
+					Field: "emitter_seq", Reason: fmt.Sprintf("lies among the oldest of more than %d gaps of the emitter's sequence, where it is not known any more what is stored", store.MaxRuns)}})
 				continue
 			}
 			q.batch = number
@@ -121,55 +137,6 @@ func (s *sealer) seal(ctx context.Context, requests []*request) sealed {
 	return b
 }
 
-// recoverAtOnce is how many emitters one statement asks for. Their names travel
-// in a request's URL, of which a server takes 1 MiB.
-const recoverAtOnce = 1000
-
-// recover reads the sequences of emitters that are heard for the first time.
-func (s *sealer) recover(ctx context.Context, requests []*request) error {
-	var missing []string
-	for _, r := range requests {
-		for _, e := range r.events {
-			if !s.known.Contains(e.EmitterID) {
-				s.known.Add(e.EmitterID, nil) // so that it is asked for once
-				missing = append(missing, e.EmitterID)
-			}
-		}
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-	defer cancel()
-	var failed error
-	for some := range slices.Chunk(missing, recoverAtOnce) {
-		runs, err := s.p.store.Sequences(ctx, some)
-		for _, emitter := range some {
-			if err != nil {
-				s.known.Remove(emitter)
-				continue
-			}
-			s.known.Add(emitter, &sequence{runs: runs[emitter]})
-		}
-		failed = cmp.Or(failed, err)
-	}
-	if failed != nil {
-		s.p.log.Error("reading emitters' sequences", "emitters", len(missing), "error", failed)
-	}
-	return failed
-}
-
-// misses says whether the sequence of one of the request's emitters could not
-// be read: without it, its events could be stored twice.
-func (s *sealer) misses(r *request) bool {
-	for _, e := range r.events {
-		if !s.known.Contains(e.EmitterID) {
-			return true
-		}
-	}
-	return false
-}
-
 // progress of each emitter of a request, in the order of first mention. It is
 // true once this batch is durable, which is when it is sent.
 func (s *sealer) progress(r *request) []Progress {
@@ -189,16 +156,24 @@ func (s *sealer) progress(r *request) []Progress {
 }
 
 // evict forgets the emitters that were silent longest. One whose events are not
-// durable yet stays: reading it back from the store would miss them.
+// durable yet stays: reading it back from the store would miss them. So does one
+// that a parked request waits for.
 func (s *sealer) evict() {
-	for s.known.Len() > s.p.cfg.Emitters {
-		_, q, _ := s.known.GetOldest()
+	for range s.known.Len() - s.p.cfg.Emitters {
+		emitter, q, _ := s.known.GetOldest()
 		if q.batch > s.p.settledBatch.Load() {
 			return
+		}
+		if q.waited > 0 {
+			s.known.Get(emitter) // that makes it the newest
+			continue
 		}
 		s.known.RemoveOldest()
 	}
 }
+
+// lastMonth is the last one that a ClickHouse Date can say (2149-06-06).
+var lastMonth = time.Date(2149, 6, 1, 0, 0, 0, 0, time.UTC)
 
 // expiryMonth is the first day, counted from 1970-01-01, of the month in which
 // events received now expire.
@@ -206,5 +181,8 @@ func expiryMonth(now time.Time, months int) uint16 {
 	now = now.UTC()
 	// One month more: an event of the 30th is kept its whole last month.
 	first := time.Date(now.Year(), now.Month()+time.Month(months)+1, 1, 0, 0, 0, 0, time.UTC)
+	if first.After(lastMonth) {
+		first = lastMonth
+	}
 	return uint16(first.Unix() / 86400)
 }

@@ -8,9 +8,35 @@ import (
 
 // sequence is which numbers of one emitter are stored or about to be: sorted
 // runs that do not touch. A healthy emitter has one run from 1.
+//
+// At most store.MaxRuns runs are kept. When there are more, the oldest gap is
+// given up: the runs around it become one, and what lies in it is refused if it
+// ever comes. The new events are what matters then, and a gap that is a thousand
+// gaps old is no delay any more but a loss, which the store shows.
 type sequence struct {
-	runs  []store.Run
-	batch uint64 // the last batch that took an event of it
+	runs    []store.Run
+	unknown uint64 // up to here, in the first run, gaps were given up
+	dense   uint64 // and up to here all are there; for contiguous
+	batch   uint64 // the last batch that took an event of it
+	waited  int    // parked requests that need it
+}
+
+func newSequence(runs []store.Run) *sequence {
+	q := &sequence{runs: runs}
+	if n := len(runs); n > store.MaxRuns {
+		q.giveUp(n - store.MaxRuns)
+	}
+	return q
+}
+
+// giveUp joins the oldest runs over their gaps, of which n go.
+func (q *sequence) giveUp(n int) {
+	if q.unknown == 0 {
+		q.dense = q.contiguous()
+	}
+	q.unknown = q.runs[n].First
+	q.runs[n].First = q.runs[0].First
+	q.runs = slices.Delete(q.runs, 0, n)
 }
 
 type verdict int
@@ -18,7 +44,7 @@ type verdict int
 const (
 	isNew verdict = iota
 	isDuplicate
-	isBeyondGaps // new, but it would open one gap more than is kept track of
+	isGivenUp // below what is kept track of: whether it is stored is not known
 )
 
 // add takes a number and says whether it was new.
@@ -34,6 +60,12 @@ func (q *sequence) add(n uint64) verdict {
 		}
 		return 1
 	})
+	if n < q.unknown {
+		if n <= q.dense {
+			return isDuplicate
+		}
+		return isGivenUp
+	}
 	if i < len(q.runs) && q.runs[i].First <= n {
 		return isDuplicate
 	}
@@ -47,16 +79,20 @@ func (q *sequence) add(n uint64) verdict {
 		q.runs[i-1].Last = n
 	case joinsRight:
 		q.runs[i].First = n
-	case len(q.runs) >= store.MaxRuns:
-		return isBeyondGaps
 	default:
 		q.runs = slices.Insert(q.runs, i, store.Run{First: n, Last: n})
+		if len(q.runs) > store.MaxRuns {
+			q.giveUp(1)
+		}
 	}
 	return isNew
 }
 
 // contiguous is the number up to which all are there, 0 when the first is not.
 func (q *sequence) contiguous() uint64 {
+	if q.unknown > 0 {
+		return q.dense
+	}
 	if len(q.runs) == 0 || q.runs[0].First != 1 {
 		return 0
 	}

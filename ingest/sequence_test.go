@@ -35,8 +35,6 @@ func (m model) add(n uint64) verdict {
 	switch {
 	case m[n]:
 		return isDuplicate
-	case len(m.runs()) >= store.MaxRuns && !m[n-1] && !m[n+1]:
-		return isBeyondGaps
 	}
 	m[n] = true
 	return isNew
@@ -91,37 +89,62 @@ func TestASequenceIsASetOfNumbers(t *testing.T) {
 	}
 }
 
-func TestASequenceWithTooManyGapsTakesOnlyWhatOpensNone(t *testing.T) {
-	q, m := &sequence{}, model{}
-	for i := range uint64(store.MaxRuns) {
-		n := 10 + 3*i
-		if got := q.add(n); got != isNew {
-			t.Fatalf("add(%d), run %d of %d, is %d", n, i+1, store.MaxRuns, got)
+// Promise 5 and the emitter's future: beyond the gaps that are kept track of, new
+// events are taken, and the oldest gap is given up without ever being passed over.
+func TestASequenceWithTooManyGapsGivesTheOldestOneUp(t *testing.T) {
+	for _, first := range []uint64{1, 10} { // an emitter whose first event is there, and one whose is not
+		q := &sequence{}
+		stored := model{}
+		for i := range uint64(2 * store.MaxRuns) {
+			n := first + 3*i
+			if got := q.add(n); got != isNew {
+				t.Fatalf("add(%d), run %d of %d, is %d", n, i+1, store.MaxRuns, got)
+			}
+			stored[n] = true
+			if len(q.runs) > store.MaxRuns {
+				t.Fatalf("%d runs are kept", len(q.runs))
+			}
 		}
-		m[n] = true
-	}
-	last := uint64(10 + 3*(store.MaxRuns-1))
-	for _, n := range []uint64{1, 8, last + 2, math.MaxUint64} {
-		if got := q.add(n); got != isBeyondGaps {
-			t.Errorf("add(%d) is %d, want a refusal: it opens one gap more", n, got)
+		want := uint64(0)
+		if first == 1 {
+			want = 1
 		}
-	}
-	checkSequence(t, q, m)
-
-	// Neighbours of a run on either side are taken, and closing a gap makes room.
-	for _, n := range []uint64{9, last + 1, 11, 12} {
-		if got, want := q.add(n), m.add(n); got != isNew || want != isNew {
-			t.Errorf("add(%d) is %d", n, got)
+		if q.contiguous() != want {
+			t.Errorf("contiguous %d, want %d: a gap was passed over", q.contiguous(), want)
 		}
-	}
-	if got := q.add(1); got != isNew {
-		t.Errorf("add(1) is %d after a gap was closed", got)
-	}
-	m[1] = true
-	checkSequence(t, q, m)
-
-	// What was refused is not remembered as taken.
-	if got := q.add(math.MaxUint64); got != isBeyondGaps {
-		t.Errorf("a refused number was taken for %d the second time", got)
+		// What comes now is taken, all of it.
+		next := q.highest()
+		for n := next + 2; n < next+100_000; n++ {
+			if got := q.add(n); got != isNew {
+				t.Fatalf("add(%d) is %d", n, got)
+			}
+		}
+		if q.add(q.highest()) != isDuplicate || q.add(first+3*store.MaxRuns+6) != isDuplicate {
+			t.Error("what is stored was taken again")
+		}
+		// Nothing that is stored is ever new, and nothing in a gap that was given up.
+		for n := first; n <= next; n++ {
+			got := q.add(n)
+			switch {
+			case stored[n] && got == isNew:
+				t.Fatalf("add(%d), which is stored, is new", n)
+			case !stored[n] && got == isDuplicate:
+				t.Fatalf("add(%d), which is lost, is a duplicate: it would be acknowledged", n)
+			case !stored[n] && n < q.unknown && got != isGivenUp, n >= q.unknown && got == isGivenUp:
+				t.Fatalf("add(%d) is %d, gaps are known from %d on", n, got, q.unknown)
+			}
+		}
+		if first == 1 && q.add(1) != isDuplicate {
+			t.Error("what is stored for sure is no duplicate")
+		}
+		// Gaps that are kept are closed as ever.
+		if runs := len(q.runs); runs != 2 {
+			t.Errorf("%d runs are left", runs)
+		}
+		// After a restart.
+		again := newSequence(stored.runs())
+		if len(again.runs) != store.MaxRuns || again.contiguous() != want || again.add(first+1) != isGivenUp {
+			t.Errorf("%d runs after a restart, contiguous %d", len(again.runs), again.contiguous())
+		}
 	}
 }

@@ -18,8 +18,11 @@ const crowdedParts = 300
 // Once ctx has ended a failing batch is given up, and with it every batch behind
 // it: their duplicates and their progress count on it, and the log has no holes.
 // Their callers are not acknowledged.
-func (p *Pipeline) write(ctx context.Context, batches <-chan sealed) {
-	paced, gaveUp := time.Time{}, false
+//
+// From time to time it looks whether somebody else writes the same log, and calls
+// fail then.
+func (p *Pipeline) write(ctx context.Context, log string, last uint64, batches <-chan sealed, fail context.CancelCauseFunc) {
+	paced, looked, gaveUp := time.Time{}, p.now(), false
 	for b := range batches {
 		p.room <- struct{}{}
 		if !gaveUp && len(b.batch.Events) > 0 {
@@ -31,6 +34,9 @@ func (p *Pipeline) write(ctx context.Context, batches <-chan sealed) {
 			}
 		}
 		p.settledBatch.Store(b.number)
+		if !gaveUp {
+			last = max(last, b.number)
+		}
 		for _, r := range b.requests {
 			p.memory.Release(r.weight)
 			close(r.done)
@@ -38,6 +44,14 @@ func (p *Pipeline) write(ctx context.Context, batches <-chan sealed) {
 		if now := p.now(); now.Sub(paced) > time.Second {
 			paced = now
 			p.pace(ctx)
+		}
+		if now := p.now(); now.Sub(looked) > rivalPause {
+			looked = now
+			look, cancel := context.WithTimeout(ctx, rivalPause)
+			if other, err := p.store.Rival(look, log, last, time.Time{}); err == nil && other != "" {
+				fail(ErrRival)
+			}
+			cancel()
 		}
 	}
 }
@@ -48,7 +62,9 @@ func (p *Pipeline) append(ctx context.Context, b sealed) bool {
 		start := p.now()
 		// The append outlives ctx: at shutdown the last batches are written.
 		work, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		overdue := p.watchFor(len(b.batch.Events))
 		err := p.store.Append(work, b.batch)
+		overdue()
 		cancel()
 		if err == nil {
 			if p.health.set(false) {
@@ -67,6 +83,27 @@ func (p *Pipeline) append(ctx context.Context, b sealed) bool {
 		case <-time.After(wait + rand.N(wait/2)):
 		}
 		wait = min(2*wait, 5*time.Second)
+	}
+}
+
+// overdueAfter is how long an append may take before callers are told that the
+// store does not take events: a disk that hangs reports no error.
+const overdueAfter = 10 * time.Second
+
+// watchFor tells callers when an append takes too long. The returned function ends
+// the watch; what it has said is true until the append returns.
+func (p *Pipeline) watchFor(events int) (end func()) {
+	said := make(chan struct{})
+	t := time.AfterFunc(overdueAfter, func() {
+		defer close(said)
+		if p.health.set(true) {
+			p.log.Error("the store has not answered an append; emitters are told to wait and to send again", "events", events, "for", overdueAfter)
+		}
+	})
+	return func() {
+		if !t.Stop() {
+			<-said
+		}
 	}
 }
 

@@ -64,7 +64,7 @@ func New(cfg Config, p *ingest.Pipeline, now func() time.Time) *Server {
 
 // PublishBatch stores one batch.
 func (s *Server) PublishBatch(ctx context.Context, req *pb.PublishBatchRequest) (*pb.PublishBatchResponse, error) {
-	b, err := s.start(ctx, req.GetEvents(), req.GetSentAt(), req.SizeVT())
+	b, err := s.start(ctx, req, req.GetSentAt)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +122,7 @@ func (s *Server) receive(ctx context.Context, stream pb.IngestService_PublishSer
 		}
 		var b *batch
 		if err == nil {
-			b, err = s.start(ctx, req.GetEvents(), req.GetSentAt(), req.SizeVT())
+			b, err = s.start(ctx, req, req.GetSentAt)
 		}
 		if err != nil {
 			b = &batch{err: err}
@@ -148,15 +148,29 @@ type batch struct {
 	err      error
 }
 
-func (s *Server) start(ctx context.Context, messages []*pb.Event, sentAt *timestamppb.Timestamp, size int) (*batch, error) {
-	if len(messages) > MaxEvents {
-		return nil, status.Errorf(codes.InvalidArgument, "a batch has at most %d events, this one has %d; send it in parts", MaxEvents, len(messages))
+// start reads a request and hands its events to the pipeline. It weighs the
+// request and waits for that much memory first.
+func (s *Server) start(ctx context.Context, req publish, sent func() *timestamppb.Timestamp) (*batch, error) {
+	l, err := weigh(req)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, "the request is not a protobuf message of its type")
 	}
-	if size > MaxBytes {
-		return nil, status.Errorf(codes.ResourceExhausted, "a batch has at most %d bytes, this one has %d; send it in parts", MaxBytes, size)
+	if err := l.check(); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
+	room, err := s.pipeline.Reserve(ctx, l.memory())
+	if err != nil {
+		return nil, s.status(err)
+	}
+	defer room.Release() // what Start has taken over stays
+	if len(req.GetEvents()) == 0 {
+		if err := open(req); err != nil {
+			return nil, status.Error(codes.InvalidArgument, "the request is not a protobuf message of its type")
+		}
+	}
+	messages := req.GetEvents()
 	b := &batch{seqs: make([]uint64, len(messages))}
-	if sentAt != nil {
+	if sentAt := sent(); sentAt != nil {
 		skew := s.now().Sub(sentAt.AsTime())
 		b.skew, b.clockOff = durationpb.New(skew), skew.Abs() > s.cfg.ClockTolerance
 	}
@@ -170,8 +184,8 @@ func (s *Server) start(ctx context.Context, messages []*pb.Event, sentAt *timest
 		}
 		events[i] = &all[i]
 	}
-	var err error
-	if b.pending, err = s.pipeline.Start(ctx, events, size); err != nil {
+	room.Shrink(l.after()) // the messages are garbage now
+	if b.pending, err = room.Start(ctx, events); err != nil {
 		return nil, s.status(err)
 	}
 	return b, nil

@@ -1,12 +1,15 @@
 package rpc_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -15,8 +18,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -34,7 +39,7 @@ var noon = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 
 type leaveAlone struct{}
 
-func (leaveAlone) Again(*event.Event) {}
+func (leaveAlone) Again(*event.Event) bool { return false }
 
 type unwatched struct{}
 
@@ -97,6 +102,7 @@ func (c counted) RecvMsg(m any) error {
 // service is the ingest service on a real store and a connection to it.
 type service struct {
 	pb.IngestServiceClient
+	conn  *grpc.ClientConn
 	store *store.Store
 	gate  *gate
 	read  *counter
@@ -137,7 +143,7 @@ func serve(t *testing.T, memory int64) *service {
 		cancel()
 		wg.Wait()
 	})
-	s.IngestServiceClient = pb.NewIngestServiceClient(conn)
+	s.conn, s.IngestServiceClient = conn, pb.NewIngestServiceClient(conn)
 	eventually(t, "ingest is ready", func() bool { return p.Ready() == nil })
 	return s
 }
@@ -266,15 +272,15 @@ func TestRejectionsAreInTheOrderOfTheRequest(t *testing.T) {
 	events := messages("e", 1, 6)
 	events[4].EventId = "x" // seen first, when the message is read
 	events[1].Outcome = "x" // seen second, when the event is checked
-	events = append(events, messages("gaps", 1, 1)...)
+	events = append(events, messages("gaps", 5000, 5000)...)
 	var gaps []*pb.Event
-	for n := range uint64(store.MaxRuns) {
+	for n := range uint64(store.MaxRuns + 1) { // one gap more than is kept track of
 		gaps = append(gaps, message("gaps", 2+2*n))
 	}
 	if _, err := s.PublishBatch(t.Context(), &pb.PublishBatchRequest{Events: gaps}); err != nil {
 		t.Fatal(err)
 	}
-	events = append([]*pb.Event{message("gaps", 1<<40)}, events...) // seen last, when the batch is sealed
+	events = append([]*pb.Event{message("gaps", 3)}, events...) // seen last, when the batch is sealed
 	resp, err := s.PublishBatch(t.Context(), &pb.PublishBatchRequest{Events: events})
 	if err != nil {
 		t.Fatal(err)
@@ -286,7 +292,7 @@ func TestRejectionsAreInTheOrderOfTheRequest(t *testing.T) {
 	if len(got) != 3 || got[0] != 0 || got[1] != 2 || got[2] != 5 || resp.GetReceipt().GetRejected()[0].GetCode() != pb.Rejection_CODE_TOO_MANY_GAPS {
 		t.Errorf("rejected %v", resp.GetReceipt().GetRejected())
 	}
-	if resp.GetReceipt().GetRejected()[0].GetEmitterSeq() != 1<<40 {
+	if resp.GetReceipt().GetRejected()[0].GetEmitterSeq() != 3 {
 		t.Errorf("the first rejection is of number %d", resp.GetReceipt().GetRejected()[0].GetEmitterSeq())
 	}
 }
@@ -299,7 +305,7 @@ func TestARequestThatIsTooLargeEndsTheStreamAfterTheAnswersBeforeIt(t *testing.T
 	}{
 		"too many events": {&pb.PublishRequest{Events: make([]*pb.Event, rpc.MaxEvents+1)}, codes.InvalidArgument,
 			"a batch has at most 5000 events, this one has 5001; send it in parts"},
-		"too many bytes": {&pb.PublishRequest{Events: []*pb.Event{{Arguments: strings.Repeat("x", rpc.MaxBytes)}}}, codes.ResourceExhausted,
+		"too many bytes": {&pb.PublishRequest{Events: []*pb.Event{{Arguments: strings.Repeat("x", rpc.MaxBytes)}}}, codes.InvalidArgument,
 			"a batch has at most 4194304 bytes, this one has 4194315; send it in parts"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -382,5 +388,74 @@ func TestPromise5AClockThatIsOffIsSaidAndItsEventsAreStored(t *testing.T) {
 	}
 	if n := s.count(t, "e"); n != 8 {
 		t.Errorf("%d events are stored", n)
+	}
+}
+
+// raw is the client's codec: it sends bytes as they are.
+type raw struct{}
+
+func (raw) Name() string { return "proto" }
+func (raw) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(v.([]byte))}, nil
+}
+func (raw) Unmarshal(mem.BufferSlice, any) error { return nil }
+
+// Four megabytes on the wire become thousands of megabytes of messages when they
+// are read. They are counted first.
+func TestABombIsRefusedBeforeItIsRead(t *testing.T) {
+	s := serve(t, 0)
+	for name, c := range map[string]struct {
+		data []byte
+		want string
+	}{
+		"empty events":  {bytes.Repeat([]byte("\x0a\x00"), 2<<20), "a batch has at most 5000 events, this one has 2097152; send it in parts"},
+		"empty signals": {append(protowire.AppendVarint([]byte("\x0a"), 3<<20), bytes.Repeat([]byte("\xda\x03\x00"), 1<<20)...), "the lists of a batch's events have at most 400000 entries, those of this one have 1048576; "},
+		"half a tag":    {[]byte("\x0a\x02\x0a"), "the request is not a protobuf message of its type"},
+		"half an event": {[]byte("\x0a\x05\x0a"), "the request is not a protobuf message of its type"},
+		"a wrong type":  {[]byte("\x0a\x03\x0a\x01\xff\x12\x01"), "the request is not a protobuf message of its type"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			err := s.conn.Invoke(t.Context(), pb.IngestService_PublishBatch_FullMethodName, c.data, nil, grpc.ForceCodecV2(raw{}))
+			runtime.ReadMemStats(&after)
+			if status.Code(err) != codes.InvalidArgument || !strings.HasPrefix(status.Convert(err).Message(), c.want) {
+				t.Errorf("answered %v", err)
+			}
+			if took := after.TotalAlloc - before.TotalAlloc; took > 20<<20 {
+				t.Errorf("it took %d bytes of memory", took)
+			}
+		})
+	}
+	if _, err := s.PublishBatch(t.Context(), &pb.PublishBatchRequest{Events: messages("e", 1, 1)}); err != nil {
+		t.Errorf("the next request: %v", err)
+	}
+}
+
+// An emitter is known by its name alone, not by the request in which it came
+// first.
+func TestWhatIsKeptOfAnEmitterIsItsNameNotItsRequest(t *testing.T) {
+	s := serve(t, 0)
+	heap := func() int {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	large := strings.Repeat("x", 1<<20)
+	publish := func(n int) {
+		e := message(fmt.Sprint("emitter-", n), 1)
+		e.Arguments = large
+		if _, err := s.PublishBatch(t.Context(), &pb.PublishBatchRequest{Events: []*pb.Event{e}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(0)
+	before := heap()
+	for n := range 50 {
+		publish(n + 1)
+	}
+	if grown := heap() - before; grown > 20<<20 {
+		t.Errorf("50 emitters keep %d bytes", grown)
 	}
 }

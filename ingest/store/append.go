@@ -31,6 +31,11 @@ func (s *Store) Append(ctx context.Context, b Batch) error {
 		clickhouse.WithColumnNamesAndTypes(insertColumns),
 		clickhouse.WithSettings(clickhouse.Settings{
 			"insert_deduplication_token": b.Token,
+			// What the acknowledgement stands on, whatever the server's profile says: the
+			// answer comes after the rows, and a batch sent again is the same batch.
+			"async_insert":          0,
+			"wait_for_async_insert": 1,
+			"insert_deduplicate":    1,
 			// Skip indexes are made by merges: until then a part is small and read whole.
 			"materialize_skip_indexes_on_insert": 0,
 		}))

@@ -75,7 +75,26 @@ func (s *Store) Migrate(ctx context.Context, now time.Time) ([]string, error) {
 		}
 		names = append(names, m.name)
 	}
-	return names, nil
+	return names, s.checkTable(ctx)
+}
+
+// checkTable refuses a table of events that was made by other hands without what
+// the promises stand on.
+func (s *Store) checkTable(ctx context.Context) error {
+	var engine string
+	if err := s.conn.QueryRow(ctx, "SELECT max(engine_full) FROM system.tables WHERE database = currentDatabase() AND name = 'events'").Scan(&engine); err != nil {
+		return fmt.Errorf("look at the table of events: %w", err)
+	}
+	want := []string{"fsync_after_insert = 1", "fsync_part_directory = 1"}
+	if !strings.HasPrefix(engine, "Replicated") { // there, deduplication is on by default
+		want = append(want, "non_replicated_deduplication_window = 1000")
+	}
+	for _, setting := range want {
+		if !strings.Contains(engine, setting) {
+			return fmt.Errorf("migrate store: the table events lacks %q, without which an acknowledged event could be lost or stored twice; set it with ALTER TABLE events MODIFY SETTING", setting)
+		}
+	}
+	return nil
 }
 
 func (s *Store) appliedMigrations(ctx context.Context) (map[uint32]string, error) {

@@ -84,74 +84,10 @@ func nilIfEmpty(s []string) []string {
 	return s
 }
 
-// Run is a range of sequence numbers, both ends included.
-type Run struct{ First, Last uint64 }
-
-// MaxRuns is how many runs of one emitter Sequences reads, and how many an
-// emitter may have: its sequence is dense but for what was lost.
-const MaxRuns = 1024
-
-// Sequences reads which sequence numbers of the emitters the store has, as
-// sorted runs. An emitter that it does not have is absent.
-func (s *Store) Sequences(ctx context.Context, emitters []string) (map[string][]Run, error) {
-	out := make(map[string][]Run, len(emitters))
-	rows, err := s.conn.Query(ctx, `
-		SELECT emitter_id, count(), min(emitter_seq), max(emitter_seq)
-		FROM events WHERE emitter_id IN ({emitters:Array(String)}) GROUP BY emitter_id`, named("emitters", emitters))
-	if err != nil {
-		return nil, fmt.Errorf("read sequences of %d emitters: %w", len(emitters), err)
-	}
-	defer rows.Close()
-	var holed []string
-	for rows.Next() {
-		var emitter string
-		var n, first, last uint64
-		if err := rows.Scan(&emitter, &n, &first, &last); err != nil {
-			return nil, fmt.Errorf("read sequences of %d emitters: %w", len(emitters), err)
-		}
-		if last-first+1 == n {
-			out[emitter] = []Run{{first, last}}
-		} else {
-			holed = append(holed, emitter)
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("read sequences of %d emitters: %w", len(emitters), err)
-	}
-	for _, emitter := range holed {
-		if out[emitter], err = s.runs(ctx, emitter); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}
-
-// runs finds the islands of one emitter's sequence: a number minus its rank is
-// the same along a run.
-func (s *Store) runs(ctx context.Context, emitter string) ([]Run, error) {
-	rows, err := s.conn.Query(ctx, `
-		SELECT min(seq) AS first, max(seq) FROM
-			(SELECT emitter_seq AS seq, emitter_seq - row_number() OVER (ORDER BY emitter_seq) AS island
-			 FROM events WHERE emitter_id = {emitter:String})
-		GROUP BY island ORDER BY first LIMIT {most:UInt32}`, named("emitter", emitter), named("most", MaxRuns+1))
-	if err != nil {
-		return nil, fmt.Errorf("read the sequence of an emitter: %w", err)
-	}
-	defer rows.Close()
-	var runs []Run
-	for rows.Next() {
-		var r Run
-		if err := rows.Scan(&r.First, &r.Last); err != nil {
-			return nil, fmt.Errorf("read the sequence of an emitter: %w", err)
-		}
-		runs = append(runs, r)
-	}
-	return runs, rows.Err()
-}
-
 // Log finds the log that a service instance of this name writes, or starts one,
 // and returns its id and the number of its last batch. One instance writes a
-// log: instances that share a store need names of their own.
+// store: each trusts its own memory of what is stored, so a second one would store
+// events twice. See Rival.
 func (s *Store) Log(ctx context.Context, name string, now time.Time) (id string, last uint64, err error) {
 	if id, err = s.logID(ctx, name); err != nil {
 		return "", 0, err
@@ -185,6 +121,30 @@ func (s *Store) logID(ctx context.Context, name string) (string, error) {
 		}
 	}
 	return id, rows.Err()
+}
+
+// Rival looks for another instance that writes to the store. It returns the log
+// that was written beside this instance: its own, when that has a batch after
+// last, or another one with events received after since; "" when there is none. A
+// zero since asks for the own log alone, which is cheap; other logs are looked for
+// in all events, and not in a folder, which belongs to one process anyhow.
+func (s *Store) Rival(ctx context.Context, log string, last uint64, since time.Time) (string, error) {
+	var batches uint64
+	if err := s.conn.QueryRow(ctx, "SELECT count() FROM events WHERE log_id = {id:String} AND batch > {last:UInt64}", named("id", log), named("last", last)).Scan(&batches); err != nil {
+		return "", fmt.Errorf("look for other writers of log %q: %w", log, err)
+	}
+	if batches > 0 {
+		return log, nil
+	}
+	if since.IsZero() || s.engine != nil {
+		return "", nil
+	}
+	var other string
+	if err := s.conn.QueryRow(ctx, "SELECT max(log_id) FROM events WHERE log_id != {id:String} AND received_at > fromUnixTimestamp64Micro({since:Int64}, 'UTC')",
+		named("id", log), named("since", since.UnixMicro())).Scan(&other); err != nil {
+		return "", fmt.Errorf("look for other writers of the store: %w", err)
+	}
+	return other, nil
 }
 
 // Parts counts the parts in which the events lie. Many small ones mean that

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -34,7 +35,7 @@ type Config struct {
 	Path string
 	// Library is libchdb's file, as embedded.Locate finds it.
 	Library string
-	// MemoryLimit bounds the engine in process, in bytes; 0 is 1 GiB. A query or
+	// MemoryLimit bounds the engine in process, in bytes; 0 is 2 GiB. A query or
 	// an insert that would go over it fails, the process does not.
 	MemoryLimit uint64
 }
@@ -67,7 +68,17 @@ func (c Config) Validate() error {
 type Store struct {
 	conn   driver.Conn
 	engine *embedded.Engine // nil on a server
+	// readers has a token for each Query that may run: the rest of the connections
+	// is for what the service itself asks and appends.
+	readers chan struct{}
 }
+
+// The connections of a store: each runs one statement, from its start until its
+// rows are read.
+const (
+	connections = 8
+	maxReaders  = 4
+)
 
 // Open connects to the store, and starts the engine when there is no server.
 // It changes nothing there; see [Store.Migrate]. Close it.
@@ -75,7 +86,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Store{}
+	s := &Store{readers: make(chan struct{}, maxReaders)}
 	opt := &clickhouse.Options{}
 	if c.DSN != "" {
 		var err error
@@ -83,7 +94,10 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 			return nil, errors.New("store: dsn is malformed; it looks like clickhouse://user:password@host:9000/database")
 		}
 	} else {
-		engine, err := embedded.Open(embedded.Config{Library: c.Library, Path: c.Path, MemoryLimit: c.MemoryLimit})
+		if c.MemoryLimit == 0 {
+			c.MemoryLimit = 2 << 30
+		}
+		engine, err := embedded.Open(embedded.Config{Library: c.Library, Path: c.Path, MemoryLimit: c.MemoryLimit, Connections: connections})
 		if err != nil {
 			return nil, err
 		}
@@ -94,7 +108,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	opt.DialTimeout = 10 * time.Second
 	opt.ReadTimeout = 2 * time.Minute
-	opt.MaxOpenConns, opt.MaxIdleConns = 8, 8
+	opt.MaxOpenConns, opt.MaxIdleConns = connections, connections
 	conn, err := clickhouse.Open(opt)
 	if err == nil {
 		s.conn = conn
@@ -139,7 +153,8 @@ type Limits struct {
 
 // Query runs a reading statement with bound parameters ({name:Type} in the
 // text, clickhouse.Named as arguments) under the limits. Text is static or made
-// of static fragments: a value never becomes part of it.
+// of static fragments: a value never becomes part of it. When too many run
+// already, it waits: an append must always find a connection. Close the rows.
 func (s *Store) Query(ctx context.Context, l Limits, sql string, args ...any) (driver.Rows, error) {
 	if l.Time == 0 {
 		l.Time = 30 * time.Second
@@ -155,12 +170,47 @@ func (s *Store) Query(ctx context.Context, l Limits, sql string, args ...any) (d
 		settings["max_rows_to_read"] = l.Rows
 	}
 	ctx, span := startSpan(ctx, sql)
-	rows, err := s.conn.Query(clickhouse.Context(ctx, clickhouse.WithSettings(settings)), sql, args...)
+	rows, err := s.read(clickhouse.Context(ctx, clickhouse.WithSettings(settings)), sql, args)
 	if err != nil || !span.IsRecording() {
 		endSpan(span, err)
 		return rows, err
 	}
 	return &tracedRows{Rows: rows, span: span}, nil
+}
+
+// read waits for a reader's place and runs the statement in it.
+func (s *Store) read(ctx context.Context, sql string, args []any) (driver.Rows, error) {
+	select {
+	case s.readers <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for other queries to end: %w", ctx.Err())
+	}
+	free := sync.OnceFunc(func() { <-s.readers })
+	rows, err := s.conn.Query(ctx, sql, args...)
+	if err != nil {
+		free()
+		return nil, err
+	}
+	return &placedRows{rows, free}, nil
+}
+
+// placedRows give their place free when they are read to the end or closed.
+type placedRows struct {
+	driver.Rows
+	free func()
+}
+
+func (r *placedRows) Next() bool {
+	more := r.Rows.Next()
+	if !more {
+		r.free()
+	}
+	return more
+}
+
+func (r *placedRows) Close() error {
+	defer r.free()
+	return r.Rows.Close()
 }
 
 // Code is the ClickHouse error code in err, 0 when there is none.

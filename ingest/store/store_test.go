@@ -5,12 +5,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http/httptest"
 	"net/http/httputil"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -159,30 +162,66 @@ func TestEventsAndDeduplicationSurviveAReopen(t *testing.T) {
 	checkEvents(t, s, events)
 }
 
+// sequenceEvents are the events of some numbers of an emitter, ready to append.
+func sequenceEvents(emitter string, seqs ...uint64) []*event.Event {
+	r := rand.New(rand.NewPCG(6, uint64(len(emitter))))
+	var es []*event.Event
+	for _, n := range seqs {
+		e := randomEvents(r, 1, 1)[0]
+		e.EmitterID, e.EmitterSeq, e.Leaf = emitter, n, uint32(n)
+		es = append(es, e)
+	}
+	return es
+}
+
 func TestSequencesAreReadBackAsRuns(t *testing.T) {
 	s := storetest.Open(t, t.TempDir())
-	r := rand.New(rand.NewPCG(6, 6))
-	var events []*event.Event
-	add := func(emitter string, seqs ...uint64) {
-		for _, n := range seqs {
-			e := randomEvents(r, 1, 1)[0]
-			e.EmitterID, e.EmitterSeq, e.Leaf = emitter, n, uint32(len(events))
-			events = append(events, e)
+	var long []uint64 // over the borders of buckets, with one gap at each
+	for n := uint64(1); n <= 200_000; n++ {
+		if n != 65536 && n != 131071 {
+			long = append(long, n)
 		}
 	}
-	add("dense", 1, 2, 3, 4)
-	add("gaps", 9, 2, 1, 5, 6, 20)
-	add("late", 7, 8)
-	if err := s.Append(context.Background(), store.Batch{Events: events, Token: "a"}); err != nil {
+	top := ^uint64(0)
+	for i, events := range [][]*event.Event{
+		sequenceEvents("dense", 1, 2, 3, 4), sequenceEvents("gaps", 9, 2, 1, 5, 6, 20), sequenceEvents("late", 7, 8),
+		sequenceEvents("ends", top, top-1, top-65536, 0, 1, 65535, 65536, 65537),
+		sequenceEvents("twice", 1, 1, 3), sequenceEvents("twice", 3, 5, 6), sequenceEvents("twice and dense", 1, 2, 2, 3), sequenceEvents("o'quote\x00", 2),
+	} {
+		if err := s.Append(context.Background(), store.Batch{Events: events, Token: fmt.Sprint(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	small := sequenceEvents("long", 1)[0]
+	var batch []*event.Event
+	for _, n := range long {
+		e := event.Event{EventID: small.EventID, Schema: 1, EmitterID: "long", EmitterSeq: n, ExpiresMonth: 20819, OccurredAt: 1e15, ReceivedAt: 1e15}
+		batch = append(batch, &e)
+	}
+	if err := s.Append(context.Background(), store.Batch{Events: batch, Token: "long"}); err != nil {
 		t.Fatal(err)
 	}
-	got, err := s.Sequences(context.Background(), []string{"dense", "gaps", "late", "unknown", "o'quote\x00"})
 	want := map[string][]store.Run{
-		"dense": {{1, 4}}, "gaps": {{1, 2}, {5, 6}, {9, 9}, {20, 20}}, "late": {{7, 8}},
+		"dense": {{1, 4}}, "gaps": {{1, 2}, {5, 6}, {9, 9}, {20, 20}}, "late": {{7, 8}}, "unknown": nil, "o'quote\x00": {{2, 2}},
+		"ends":  {{0, 1}, {65535, 65537}, {top - 65536, top - 65536}, {top - 1, top}},
+		"twice": {{1, 1}, {3, 3}, {5, 6}}, "twice and dense": {{1, 3}},
+		"long": {{1, 65535}, {65537, 131070}, {131072, 200_000}},
 	}
-	if err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("%v, %v", got, err)
+	for range 2 { // before the parts are merged and their indexes made, and after
+		got, err := s.Sequences(context.Background(), slices.Collect(maps.Keys(want)))
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%v, %v", got, err)
+		}
+		if err := s.Merge(context.Background()); err != nil {
+			t.Fatal(err)
+		}
 	}
+	// Who was never heard of costs nothing: the index says so.
+	rows, err := s.Query(context.Background(), store.Limits{Rows: 1}, "SELECT count() FROM events WHERE emitter_id IN ({e:Array(String)})", store.Named("e", []string{"new", "also new"}))
+	if err != nil {
+		t.Fatalf("the index by_emitter is not used: %v", err)
+	}
+	rows.Close()
 }
 
 func TestMigratingTwiceChangesNothing(t *testing.T) {
@@ -221,8 +260,17 @@ func TestAServerIsReachedByItsDSN(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer engine.Close()
+	var mu sync.Mutex
+	var inserts []url.Values
 	server := httptest.NewServer(&httputil.ReverseProxy{
-		Rewrite:   func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "embedded" },
+		Rewrite: func(r *httputil.ProxyRequest) {
+			if q := r.In.URL.Query(); strings.HasPrefix(q.Get("query"), "INSERT INTO events") {
+				mu.Lock()
+				inserts = append(inserts, q)
+				mu.Unlock()
+			}
+			r.Out.URL.Scheme, r.Out.URL.Host = "http", "embedded"
+		},
 		Transport: engine,
 	})
 	defer server.Close()
@@ -241,6 +289,29 @@ func TestAServerIsReachedByItsDSN(t *testing.T) {
 		}
 	}
 	checkEvents(t, s, events)
+	// What the acknowledgement stands on travels with each append, whatever the
+	// server's profile says.
+	if len(inserts) != 2 {
+		t.Errorf("%d appends were seen", len(inserts))
+	}
+	for _, q := range inserts {
+		if q.Get("async_insert") != "0" || q.Get("wait_for_async_insert") != "1" || q.Get("insert_deduplicate") != "1" || q.Get("insert_deduplication_token") != "a" {
+			t.Errorf("an append with %v", q)
+		}
+	}
+	for _, c := range []struct {
+		log   string
+		last  uint64
+		since time.Time
+		want  string
+	}{
+		{"log", 1, time.Time{}, ""}, {"log", 0, time.Time{}, "log"}, {"log", 1, time.Unix(0, 0), ""},
+		{"mine", 0, time.Unix(0, 0), "log"}, {"mine", 0, time.Time{}, ""}, {"mine", 0, time.Unix(1<<33, 0), ""},
+	} {
+		if got, err := s.Rival(context.Background(), c.log, c.last, c.since); err != nil || got != c.want {
+			t.Errorf("rival of %+v: %q, %v", c, got, err)
+		}
+	}
 }
 
 func TestABadConfigurationIsNamedWithoutItsPassword(t *testing.T) {
@@ -254,6 +325,45 @@ func TestABadConfigurationIsNamedWithoutItsPassword(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%q: %v", c.dsn, err)
 		}
+	}
+}
+
+// Readers that are slow, or gone without a word, must not stop what is written.
+func TestAppendsFindAConnectionWhileManyQueriesRun(t *testing.T) {
+	s := storetest.Open(t, t.TempDir())
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for range 12 {
+		wg.Go(func() {
+			rows, err := s.Query(ctx, store.Limits{}, "SELECT number FROM numbers(1000000000)")
+			if err != nil {
+				return
+			}
+			rows.Next()
+			<-ctx.Done()
+			rows.Close()
+		})
+	}
+	time.Sleep(200 * time.Millisecond) // they take what they can get
+	soon, stop := context.WithTimeout(context.Background(), 20*time.Second)
+	defer stop()
+	if err := s.Append(soon, store.Batch{Events: randomEvents(rand.New(rand.NewPCG(9, 9)), 10, 1), Token: "a"}); err != nil {
+		t.Errorf("append: %v", err)
+	}
+	if _, err := s.Sequences(soon, []string{"a"}); err != nil {
+		t.Errorf("sequences: %v", err)
+	}
+	if err := s.Ping(soon); err != nil {
+		t.Errorf("ping: %v", err)
+	}
+	cancel()
+	wg.Wait()
+	for range 12 { // every place was given back
+		rows, err := s.Query(context.Background(), store.Limits{}, "SELECT 1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows.Close()
 	}
 }
 
