@@ -154,8 +154,8 @@ func redactLine(line []byte, r *redact.Redactor) ([]byte, error) {
 	}
 	r.Apply(redact.Call{Server: e.Server, Method: e.Method, Target: e.Target,
 		Arguments: arguments, Result: result, ErrorMessage: e.ErrorMessage}, &e)
-	r.Again(&e) // the other texts of the event
 	e.Clip()
+	r.Again(&e) // the other texts of the event
 	if err := e.Check(); err != nil {
 		return nil, err
 	}

@@ -45,15 +45,6 @@ func (k *kept) Failing() bool { return k.refuse }
 
 func (k *kept) Close(context.Context) error { return nil }
 
-func (k *kept) methods() (out []string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, r := range k.records {
-		out = append(out, r.Event.Method+" "+r.Event.Outcome)
-	}
-	return out
-}
-
 func redactor(t testing.TB) *redact.Redactor {
 	t.Helper()
 	r, err := redact.New(redact.DefaultProfile(), []byte("a key for tests alone, 32 bytes."))

@@ -57,7 +57,7 @@ func emitted(ctx context.Context, e Env) ([]Result, error) {
 		time.Sleep(30 * time.Millisecond)
 	}
 	stats := audit.Stats()
-	_ = audit.Close() // nobody listens: what is left stays in the spool, which goes with the folder
+	audit.Close() // nobody listens: what is left stays in the spool, which goes with the folder
 	if stats.Lost > 0 {
 		return nil, fmt.Errorf("%d of %d calls were lost: the figures are not those of recorded calls", stats.Lost, stats.Lost+stats.Emitted)
 	}
@@ -79,5 +79,5 @@ func serverSession(ctx context.Context, server *mcp.Server) (*mcp.ServerSession,
 	if err != nil {
 		return nil, nil, err
 	}
-	return session, func() { client.Close(); _ = session.Wait() }, nil
+	return session, func() { _ = client.Close(); _ = session.Wait() }, nil
 }

@@ -175,18 +175,19 @@ func Open(o *Options) (*Auditor, error) {
 	return a, err
 }
 
-// Close waits until what was called is in the spool, and for the service to take
-// it as long as the options say. The error says what is left for the next start;
-// it is in the log as well.
-func (a *Auditor) Close() error {
+// Close is Shutdown within the time that the options give; what is left is in the
+// log.
+func (a *Auditor) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), a.o.Flush)
 	defer cancel()
-	err := a.emitter.Close(ctx)
-	if err != nil {
+	if err := a.Shutdown(ctx); err != nil {
 		a.o.Log.Warn(err.Error())
 	}
-	return err
 }
+
+// Shutdown waits until what was called is in the spool, and until the service has
+// taken it or ctx ends. The error says what is left for the next start.
+func (a *Auditor) Shutdown(ctx context.Context) error { return a.emitter.Close(ctx) }
 
 // Stats counts events since the start.
 func (a *Auditor) Stats() emit.Stats { return a.emitter.Stats() }

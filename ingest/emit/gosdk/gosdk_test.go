@@ -126,7 +126,7 @@ func TestOneLineAuditsEveryCall(t *testing.T) {
 	defer cancel()
 	_, _ = cs.CallTool(soon, &mcp.CallToolParams{Name: "slow"})
 	rpctest.Eventually(t, "the cancelled call has ended", func() bool { return audit.Stats().Emitted >= 8 })
-	if err := audit.Close(); err != nil {
+	if err := audit.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{"read success", "read denied", "broken protocol_error -32000", "policy denied", "picture success", "slow cancelled"}
@@ -175,7 +175,7 @@ func TestWhatAToolReusesIsRecordedAsItWas(t *testing.T) {
 	for range 200 {
 		callTool(t, cs, "reuses", `{}`)
 	}
-	if err := audit.Close(); err != nil {
+	if err := audit.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	digests := map[event.Digest]bool{}
@@ -225,7 +225,7 @@ func TestPromise8OddCallsPass(t *testing.T) {
 	send("tools/list", 2, "")
 	send("tools/list", 3, "null")
 	send("resources/list", 4, "{}")
-	if err := audit.Close(); err != nil {
+	if err := audit.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	var lists int
@@ -262,7 +262,7 @@ func TestPromise8FailOpenOrClosed(t *testing.T) {
 		if refused := err != nil; refused != closed || closed && !strings.Contains(err.Error(), "audit log takes no events") {
 			t.Errorf("closed is %v: %v", closed, err)
 		}
-		if err := audit.Close(); err != nil {
+		if err := audit.Shutdown(t.Context()); err != nil {
 			t.Error(err)
 		}
 		if lost := audit.Stats().Lost; closed == (lost > 0) {
@@ -283,7 +283,7 @@ func TestClosedRefusesNothingWhileAllIsWell(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := audit.Close(); err != nil {
+	if err := audit.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := tools(s); len(got) != 50 {
@@ -346,7 +346,7 @@ func TestOverHTTPWhoCallsIsWhoTheTokenNamesAndRefusalsAreRecorded(t *testing.T) 
 			t.Errorf("%q was let in", token)
 		}
 	}
-	if err := audit.Close(); err != nil {
+	if err := audit.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	var granted, refused []*event.Event
@@ -450,7 +450,7 @@ func TestAFloodOfRefusalsIsHeldBack(t *testing.T) {
 	for range 5000 {
 		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/mcp", nil))
 	}
-	if err := audit.Close(); err != nil {
+	if err := audit.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(s.Events()); n < 100 || n > 4000 {

@@ -36,7 +36,7 @@ func (a *Auditor) Middleware() mcp.Middleware {
 			returned := false
 			defer func() {
 				if !returned { // a panic: the process is about to end, and takes the queue along
-					a.emit(ctx, c, nil, errPanicked)
+					_ = a.emit(ctx, c, nil, errPanicked)
 					soon, cancel := context.WithTimeout(context.Background(), time.Second)
 					defer cancel()
 					_ = a.emitter.Flush(soon)
