@@ -50,7 +50,7 @@ same machine showed in the same run. There are: ` + strings.Join(bench.Names, ",
 		if err != nil {
 			return fmt.Errorf("bench: %w", err)
 		}
-		tuneMemory()
+		s.tuneMemory()
 		for _, name := range args {
 			dir, err := os.MkdirTemp("", "mcpaudit-bench-")
 			if err != nil {

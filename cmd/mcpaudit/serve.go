@@ -113,7 +113,7 @@ OTEL_EXPORTER_OTLP_ENDPOINT names one.`,
 			_, err := fmt.Fprintln(s.stdout, "the settings are right")
 			return err
 		}
-		tuneMemory()
+		s.tuneMemory()
 		return app.Serve(cmd.Context(), cfg, app.Deps{
 			Now: s.now, Log: s.logger(cfg.Logging), Version: buildVersion(), EngineDirs: []string{s.engineDir()}, Env: s.env,
 		})
@@ -179,8 +179,11 @@ func writeLine(w io.Writer, parts ...string) error {
 }
 
 // tuneMemory trades memory for speed: events live shortly, so a larger heap is
-// collected much less often. The heap is bounded all the same.
-func tuneMemory() {
-	debug.SetGCPercent(400)
-	debug.SetMemoryLimit(700 << 20)
+// collected much less often. Near 700 MB the collector works harder. Whoever set
+// Go's own variables knows better.
+func (s *surroundings) tuneMemory() {
+	if s.env("GOGC") == "" && s.env("GOMEMLIMIT") == "" {
+		debug.SetGCPercent(400)
+		debug.SetMemoryLimit(700 << 20)
+	}
 }
