@@ -242,6 +242,49 @@ func TestPromise8OddCallsPass(t *testing.T) {
 	}
 }
 
+// A call that waits for the user is made again with the answer: one logical call.
+func TestACallThatAsksItsUserIsOneCall(t *testing.T) {
+	s := rpctest.New(t)
+	server := newServer()
+	server.AddTool(&mcp.Tool{Name: "asks", InputSchema: json.RawMessage(`{"type":"object"}`)}, func(_ context.Context, req *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+		if req.Params.InputResponses == nil {
+			return &mcp.CallToolResult{RequestState: "s", InputRequests: mcp.InputRequestMap{"sure": &mcp.ElicitParams{Message: "Sure?"}}}, nil
+		}
+		return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: "done"}}}, nil
+	})
+	audit := gosdk.Audit(server, options(t, s))
+	ours, theirs := mcp.NewInMemoryTransports()
+	if _, err := server.Connect(t.Context(), ours, nil); err != nil {
+		t.Fatal(err)
+	}
+	client := mcp.NewClient(&mcp.Implementation{Name: "tester"}, &mcp.ClientOptions{
+		ElicitationHandler: func(context.Context, *mcp.ElicitRequest) (*mcp.ElicitResult, error) {
+			return &mcp.ElicitResult{Action: "accept", Content: map[string]any{"card": "4111 1111 1111 1111"}}, nil
+		}})
+	cs, err := client.Connect(t.Context(), theirs, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cs.CallTool(t.Context(), &mcp.CallToolParams{Name: "asks", Arguments: map[string]any{"n": 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := audit.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range s.Events() {
+		if e.Target == "asks" {
+			got = append(got, fmt.Sprint(e.Method, " ", e.Outcome, " ", e.Attempt))
+		}
+		if strings.Contains(e.Arguments, "4111") {
+			t.Errorf("what the user typed is in the store: %s", e.Arguments)
+		}
+	}
+	if want := []string{"tools/call input_required 0", "mcpaudit/inputs success 1", "tools/call success 1"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 // Promise 8: an audit that can't record lets calls pass or refuses them, as its
 // owner chose.
 func TestPromise8FailOpenOrClosed(t *testing.T) {
