@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/user"
+	"path/filepath"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
@@ -42,4 +43,16 @@ func Identify(e *event.Event) {
 	var noise [8]byte
 	rand.Read(noise[:])
 	e.SessionID = "stdio-" + hex.EncodeToString(noise[:])
+}
+
+// DefaultSpool is where spools are kept unless configured: below the user's
+// state folder (XDG Base Directory specification); "" for a user without one.
+func DefaultSpool(env func(string) string, home string) string {
+	if dir := env("XDG_STATE_HOME"); dir != "" {
+		return filepath.Join(dir, "mcpaudit", "spool")
+	}
+	if home == "" {
+		return ""
+	}
+	return filepath.Join(home, ".local", "state", "mcpaudit", "spool")
 }
