@@ -6,11 +6,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+	_ "time/tzdata" // also where the system has none
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
-	_ "time/tzdata" // also where the system has none
 )
 
 func TestPrintableTextIsHarmlessAndFits(t *testing.T) {
