@@ -68,14 +68,15 @@ type Engine struct {
 	closing chan struct{}
 	once    sync.Once
 
-	control   sync.Mutex // guards killer
-	killer    *conn      // stops other connections' statements
-	statement atomic.Uint64
+	control     sync.Mutex // guards killer
+	killer      *conn      // stops other connections' statements
+	connections atomic.Uint64
 }
 
 // conn is one engine connection. Whoever took it from Engine.idle owns it.
 type conn struct {
 	address  unsafe.Pointer    // chdb_connection *
+	mark     string            // what its statements are found by among the engine's running ones
 	database string            // the current one
 	settings map[string]string // in force since the last statement, beyond Engine.base
 }
@@ -167,7 +168,12 @@ func (e *Engine) connect() (*conn, error) {
 	if address == nil {
 		return nil, errors.New("the engine refused; it has said why on standard error")
 	}
-	return &conn{address: address, database: defaultDatabase}, nil
+	c := &conn{address: address, mark: strconv.FormatUint(e.connections.Add(1), 10), database: defaultDatabase}
+	if _, err := e.lib.query(c.handle(), markStatement(c.mark), "Native", nil); err != nil {
+		e.disconnect(c)
+		return nil, err
+	}
+	return c, nil
 }
 
 func (e *Engine) disconnect(c *conn) { e.lib.closeConn(c.address) }
@@ -279,7 +285,7 @@ func (e *Engine) replace(c *conn) (*conn, error) {
 	return fresh, nil
 }
 
-// kill stops the statements marked with mark, if any run by now.
+// kill stops the statement of the connection with this mark, if one runs by now.
 func (e *Engine) kill(mark string) {
 	e.control.Lock()
 	defer e.control.Unlock()

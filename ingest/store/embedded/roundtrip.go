@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"runtime"
-	"strconv"
 	"strings"
 	"time"
 	"unsafe"
@@ -226,9 +225,9 @@ func (e *Engine) stream(req *http.Request, r *request, c *conn) (*http.Response,
 // Once may be too early: the engine lists a statement only after parsing it.
 const killInterval = 20 * time.Millisecond
 
-// whileRunning has the engine stop the statement that carries mark if ctx ends
-// before the returned function is called, which then waits for the killing to
-// be over: the connection's next statement must not be hit.
+// whileRunning has the engine stop the statement of the connection with this
+// mark if ctx ends before the returned function is called, which then waits for
+// the killing to be over: the connection's next statement must not be hit.
 func (e *Engine) whileRunning(ctx context.Context, mark string) (done func()) {
 	if ctx.Done() == nil {
 		return func() {}
@@ -258,9 +257,4 @@ func (e *Engine) whileRunning(ctx context.Context, mark string) (done func()) {
 			<-killed
 		}
 	}
-}
-
-// mark is a comment no other statement has, put before one to find it again.
-func (e *Engine) mark() string {
-	return "/*" + strconv.FormatUint(e.statement.Add(1), 10) + "*/"
 }

@@ -456,12 +456,13 @@ func TestAnEndedContextStopsAStatement(t *testing.T) {
 	// result is being read.
 	for _, sql := range []string{
 		"SELECT sum(sipHash64(number)) FROM numbers(1000000000000)",
+		"SELECT sum(sipHash64(number)) FROM numbers(1000000000000) WHERE number != {n:UInt64}", // the engine lists another text
 		"SELECT number FROM system.numbers",
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
 		var running sync.WaitGroup
 		running.Go(func() {
-			rows, err := conn.Query(ctx, sql)
+			rows, err := conn.Query(ctx, sql, clickhouse.Named("n", 5))
 			if err == nil {
 				for rows.Next() {
 				}

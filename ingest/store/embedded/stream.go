@@ -15,7 +15,6 @@ type stream struct {
 	engine *Engine
 	ctx    context.Context    // ends with the request's, or with Close
 	cancel context.CancelFunc // ends ctx
-	mark   string             // finds the statement among the engine's running ones
 
 	mu     sync.Mutex // Close may come while Read waits
 	conn   *conn      // nil once given back
@@ -30,14 +29,13 @@ type stream struct {
 // start begins the statement without computing a block.
 func (s *stream) start(r *request) error {
 	lib := s.engine.lib
-	s.mark = s.engine.mark()
-	sql, b := s.mark+" "+r.sql, bind(r.params)
+	b := bind(r.params)
 	s.handle = lib.streamQueryWithParams(s.conn.handle(),
-		unsafe.Pointer(bytePointer(sql)), uintptr(len(sql)),
+		unsafe.Pointer(bytePointer(r.sql)), uintptr(len(r.sql)),
 		unsafe.Pointer(bytePointer(r.format)), uintptr(len(r.format)),
 		b.namesP, b.nameLensP, b.valuesP, b.valueLensP, uintptr(len(b.names)))
 	runtime.KeepAlive(b)
-	runtime.KeepAlive(sql)
+	runtime.KeepAlive(r.sql)
 	runtime.KeepAlive(r.format)
 	return lib.errorOf(s.handle)
 }
@@ -50,7 +48,7 @@ func (s *stream) fetch() error {
 	}
 	lib := s.engine.lib
 	s.drop()
-	done := s.engine.whileRunning(s.ctx, s.mark)
+	done := s.engine.whileRunning(s.ctx, s.conn.mark)
 	s.result = lib.streamFetchResult(s.conn.handle(), s.handle)
 	done()
 	if err := lib.errorOf(s.result); err != nil {
@@ -85,7 +83,7 @@ func (s *stream) finish() {
 		// fetched yet, which may be for ever; killing makes it return.
 		over, cancel := context.WithCancel(context.Background())
 		cancel()
-		done := s.engine.whileRunning(over, s.mark)
+		done := s.engine.whileRunning(over, s.conn.mark)
 		s.engine.lib.streamCancelQuery(s.conn.handle(), s.handle)
 		done()
 	}
