@@ -3,6 +3,7 @@ package query
 import (
 	"cmp"
 	"context"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -53,6 +54,9 @@ func (s *Server) AggregateEvents(ctx context.Context, req *pb.AggregateEventsReq
 	}
 	first := measures[req.GetOrderBy()] + " DESC"
 	if step := req.GetInterval(); step != nil {
+		if !step.IsValid() {
+			return nil, status.Error(codes.InvalidArgument, "interval: its nanos are not between 0 and 999999999")
+		}
 		// Arithmetic, because an interval's length can't be bound elsewhere.
 		selected = append(selected, "intDiv(toUnixTimestamp64Micro(occurred_at), {step:Int64}) * {step:Int64} AS start")
 		args = append(args, store.Named("step", step.AsDuration().Microseconds()))
@@ -62,7 +66,8 @@ func (s *Server) AggregateEvents(ctx context.Context, req *pb.AggregateEventsReq
 	limit := int(cmp.Or(req.GetLimit(), defaultGroups))
 	sql := "SELECT " + strings.Join(append(selected,
 		"count() AS events", "countIf("+isError+") AS errors", "countIf("+isDenial+") AS denials",
-		"sum(request_bytes) AS asked", "sum(response_bytes) AS answered",
+		// As floating point, exact up to 9 PB: no emitter makes a sum wrap around.
+		"sum(toFloat64(request_bytes)) AS asked", "sum(toFloat64(response_bytes)) AS answered",
 		"quantilesTDigest(0.5, 0.95, 0.99)(duration_us) AS quantiles"), ", ") +
 		" FROM events WHERE " + cond.sql
 	if len(keys) > 0 {
@@ -80,15 +85,16 @@ func (s *Server) AggregateEvents(ctx context.Context, req *pb.AggregateEventsReq
 	return resp, nil
 }
 
-// groupKey is a field's value as text. A label is named labels.KEY, and its key
+// groupKey is a field's value as a filter has it. A label is named labels.KEY, and its key
 // is bound.
 func groupKey(name string, i int) (sql string, args []any, err error) {
+	whole := name
 	name, key, _ := strings.Cut(name, ".")
 	f, ok := fields[name]
 	switch {
 	case !ok:
 		return "", nil, status.Errorf(codes.InvalidArgument, "group_by: there is no field %s; the nearest is %s",
-			strconv.Quote(event.ClipText(name, 60)), nearest(name, fieldNames))
+			strconv.Quote(event.ClipText(whole, 60)), nearest(whole, fieldNames))
 	case f.kind == mapKind && key == "":
 		return "", nil, status.Errorf(codes.InvalidArgument, "group_by: name one label, such as %s.team", name)
 	case f.kind == mapKind:
@@ -104,6 +110,10 @@ func groupKey(name string, i int) (sql string, args []any, err error) {
 		return "toString(arrayJoin(if(empty(" + f.sql + "), [''], arrayDistinct(" + f.sql + "))))", nil, nil
 	case digestKind:
 		return "lower(hex(" + f.sql + "))", nil, nil
+	case timeKind:
+		return "formatDateTime(" + f.sql + ", '%Y-%m-%dT%H:%i:%S.%fZ')", nil, nil
+	case durationKind:
+		return "concat(toString(" + f.sql + "), 'us')", nil, nil
 	}
 	return "toString(" + f.sql + ")", nil, nil
 }
@@ -118,6 +128,7 @@ func (s *Server) groups(ctx context.Context, sql string, keys int, interval bool
 	for rows.Next() {
 		g := &pb.Group{Keys: make([]string, keys)}
 		var start int64
+		var asked, answered float64
 		var quantiles []float32
 		var into []any
 		for i := range g.Keys {
@@ -126,10 +137,11 @@ func (s *Server) groups(ctx context.Context, sql string, keys int, interval bool
 		if interval {
 			into = append(into, &start)
 		}
-		into = append(into, &g.Count, &g.Errors, &g.Denials, &g.RequestBytes, &g.ResponseBytes, &quantiles)
+		into = append(into, &g.Count, &g.Errors, &g.Denials, &asked, &answered, &quantiles)
 		if err := rows.Scan(into...); err != nil {
 			return nil, s.status(ctx, err)
 		}
+		g.RequestBytes, g.ResponseBytes = wholeBytes(asked), wholeBytes(answered)
 		if interval {
 			g.StartTime = timestamppb.New(time.UnixMicro(start))
 		}
@@ -144,6 +156,17 @@ func (s *Server) groups(ctx context.Context, sql string, keys int, interval bool
 	return groups, nil
 }
 
+// wholeBytes is a sum as a number of bytes; one that does not fit is the largest.
+func wholeBytes(sum float64) uint64 {
+	if sum >= 1<<64 {
+		return math.MaxUint64
+	}
+	return uint64(sum)
+}
+
+// micros is a number of microseconds as a Duration, which can't hold much more
+// than the longest duration of an event: 285 years.
 func micros(us float32) *durationpb.Duration {
-	return durationpb.New(time.Duration(float64(us) * float64(time.Microsecond)))
+	const most = 1 << 53
+	return durationpb.New(time.Duration(max(-most, min(float64(us), most))) * time.Microsecond)
 }

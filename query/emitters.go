@@ -40,7 +40,10 @@ func (s *Server) ListEmitters(ctx context.Context, req *pb.ListEmittersRequest) 
 		}
 		e.FirstHeard, e.LastHeard, e.Delay = timestamppb.New(first), timestamppb.New(last), micros(delay)
 		// An emitter older than the retention has no first events: they are not missing.
-		e.Missing = e.HighestSeq - lowest + 1 - e.Events
+		// More events than numbers, which only a second writer brings about, hide some.
+		if numbers := e.HighestSeq - lowest + 1; numbers > e.Events {
+			e.Missing = numbers - e.Events
+		}
 		resp.Emitters = append(resp.Emitters, e)
 	}
 	if err := rows.Err(); err != nil {

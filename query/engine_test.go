@@ -184,14 +184,18 @@ func TestEveryFieldCanBeSearched(t *testing.T) {
 	var names bytes.Buffer
 	for name, f := range fields {
 		fmt.Fprintln(&names, name)
+		var comparisons []string
 		for op := range strings.FieldsSeq(f.kind.operators()) {
 			filter := name + " " + op + " " + values[f.kind]
 			if f.kind == mapKind && op != ":" {
 				filter = name + ".key " + op + " " + values[f.kind]
 			}
-			if _, err := s.ListEvents(context.Background(), &pb.ListEventsRequest{Filter: filter, ReadMask: &fieldmaskpb.FieldMask{Paths: []string{"event_id"}}}); err != nil {
-				t.Errorf("%s: %v", filter, err)
-			}
+			comparisons = append(comparisons, filter)
+		}
+		// The operators of a field in one search, which is much quicker.
+		filter := strings.Join(comparisons, " OR ")
+		if _, err := s.ListEvents(context.Background(), &pb.ListEventsRequest{Filter: filter, ReadMask: &fieldmaskpb.FieldMask{Paths: []string{"event_id"}}}); err != nil {
+			t.Errorf("%s: %v", filter, err)
 		}
 	}
 	// What the Event message has can be searched, but for the parts of hints.

@@ -24,7 +24,7 @@ const (
 
 // A FilterError says where in a filter what is wrong. Its text is safe to show.
 type FilterError struct {
-	Position int // in bytes, from 1; 0 when it concerns the whole filter
+	Position int // in characters (code points), from 1; 0 when it concerns the whole filter
 	Reason   string
 }
 
@@ -186,6 +186,9 @@ func (c *compiler) comparison(e *expr.Expr, op string, left, right *expr.Expr) (
 		if err != nil || t.Unix() < 0 || t.Year() > maxYear {
 			return "", c.errorf(right, `%s is compared with a time such as "2026-11-20T09:00:00Z"`, name)
 		}
+		if op == "<" || op == ">=" { // nothing lies between two microseconds
+			t = t.Add(time.Microsecond - 1)
+		}
 		return f.sql + " " + op + " fromUnixTimestamp64Micro(" + c.bind("Int64", t.UnixMicro()) + ", 'UTC')", nil
 	case digestKind:
 		d, err := event.ParseDigest(strings.ToLower(value))
@@ -255,22 +258,21 @@ func (c *compiler) mapEntry(e *expr.Expr, f field, op, key string, right *expr.E
 	return c.text(f.sql+"["+c.bind("String", key)+"]", op, value), nil
 }
 
-// name reads field or field.key.
+// name reads field or field.key; a key may have dots of its own.
 func (c *compiler) name(e *expr.Expr) (name, key string, err error) {
-	if id := e.GetIdentExpr(); id != nil {
-		return id.GetName(), "", nil
-	}
-	if s := e.GetSelectExpr(); s != nil {
-		name, key, err = c.name(s.GetOperand())
-		if err != nil {
-			return "", "", err
+	var keys []string // the last one first
+	for at := e; ; {
+		if id := at.GetIdentExpr(); id != nil {
+			slices.Reverse(keys)
+			return id.GetName(), strings.Join(keys, "."), nil
 		}
-		if key != "" {
-			key += "."
+		s := at.GetSelectExpr()
+		if s == nil {
+			return "", "", c.errorf(at, "begin a comparison with a field's name")
 		}
-		return name, key + s.GetField(), nil
+		keys = append(keys, s.GetField())
+		at = s.GetOperand()
 	}
-	return "", "", c.errorf(e, "begin a comparison with a field's name")
 }
 
 // value reads a constant; a bare word is a text, and so is a number as it was

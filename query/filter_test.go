@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 )
@@ -103,7 +104,10 @@ func TestABadFilterSaysWhereAndWhat(t *testing.T) {
 		{`server =`, 9, `it ends too early`},
 		{`(server = a`, 12, ``},
 		{`ünknown = a`, 1, `there is no field "ünknown"`},
-		{`server = "ü" AND AND`, 19, `unexpected token AND`},
+		{`server = "ü" AND AND`, 18, `unexpected token AND`},
+		{`server = "日本🜁" AND tragte = b`, 20, `there is no field "tragte"`},
+		{"server = \"\u00e9\"\nAND kind = \"\u00e9\" AND duration > many", 44, `duration is compared with a duration`},
+		{"\u00a0\u2003server = 1.5 AND tragte = b", 20, `there is no field "tragte"`},
 		{`server = a = b`, 12, `unexpected token =`},
 		{"server = \"\xff\"", 10, `invalid UTF-8`},
 		{`http_status = ok`, 15, `http_status is compared with a whole number from 0`},
@@ -153,7 +157,7 @@ func FuzzFilter(f *testing.F) {
 		c, err := compileFilter(filter)
 		if err != nil {
 			var e *FilterError
-			if !errors.As(err, &e) || e.Position < 0 || e.Position > len(filter)+1 || len(err.Error()) > 1000 {
+			if !errors.As(err, &e) || e.Position < 0 || e.Position > utf8.RuneCountInString(filter)+1 || len(err.Error()) > 1000 {
 				t.Fatalf("error %v of %q", err, filter)
 			}
 			return

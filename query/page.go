@@ -20,18 +20,24 @@ import (
 // events have one place, so none hides behind another at a page's border.
 type order struct {
 	name       string
-	column     string // as a number that an Int64 holds
-	value      func(*event.Event) int64
+	column     string
+	bound      string // a value of the column, bound as after_value
+	value      func(*event.Event) uint64
 	descending bool
 }
 
+const (
+	boundNumber = "{after_value:UInt64}"
+	boundTime   = "fromUnixTimestamp64Micro(toInt64({after_value:UInt64}), 'UTC')"
+)
+
 // orders are the fields that a search may be sorted by.
 var orders = []order{
-	{name: "occurred_at", column: "toUnixTimestamp64Micro(occurred_at)", value: func(e *event.Event) int64 { return e.OccurredAt }},
-	{name: "received_at", column: "toUnixTimestamp64Micro(received_at)", value: func(e *event.Event) int64 { return e.ReceivedAt }},
-	{name: "duration", column: "toInt64(duration_us)", value: func(e *event.Event) int64 { return int64(e.Duration) }},
-	{name: "request_bytes", column: "toInt64(request_bytes)", value: func(e *event.Event) int64 { return int64(e.RequestBytes) }},
-	{name: "response_bytes", column: "toInt64(response_bytes)", value: func(e *event.Event) int64 { return int64(e.ResponseBytes) }},
+	{name: "occurred_at", column: "occurred_at", bound: boundTime, value: func(e *event.Event) uint64 { return uint64(e.OccurredAt) }},
+	{name: "received_at", column: "received_at", bound: boundTime, value: func(e *event.Event) uint64 { return uint64(e.ReceivedAt) }},
+	{name: "duration", column: "duration_us", bound: boundNumber, value: func(e *event.Event) uint64 { return e.Duration }},
+	{name: "request_bytes", column: "request_bytes", bound: boundNumber, value: func(e *event.Event) uint64 { return e.RequestBytes }},
+	{name: "response_bytes", column: "response_bytes", bound: boundNumber, value: func(e *event.Event) uint64 { return e.ResponseBytes }},
 }
 
 // readOrder reads an AIP-132 order_by of one field.
@@ -74,20 +80,17 @@ func (o order) by() string {
 
 // needs are the columns that the order needs to be read.
 func (o order) needs() []string {
-	name := o.name
-	if name == "duration" {
-		name = "duration_us"
-	}
-	return []string{name, "occurred_at", "event_id", "batch", "leaf", "log_id"}
+	return []string{o.column, "occurred_at", "event_id", "batch", "leaf", "log_id"}
 }
 
 // place is where a page ends: the last event's sort key.
 type place struct {
-	value, occurred int64
-	id              event.ID
-	batch           uint64
-	leaf            uint32
-	log             string
+	value    uint64
+	occurred int64
+	id       event.ID
+	batch    uint64
+	leaf     uint32
+	log      string
 }
 
 // after is the condition for what lies behind a place.
@@ -107,7 +110,7 @@ func (o order) after(p place) condition {
 		return c
 	}
 	c.args = append(c.args, store.Named("after_value", p.value))
-	c.sql = "(" + o.column + ", " + columns + ") " + op + " ({after_value:Int64}, " + values + ")"
+	c.sql = "(" + o.column + ", " + columns + ") " + op + " (" + o.bound + ", " + values + ")"
 	return c
 }
 
@@ -116,7 +119,7 @@ func (o order) after(p place) condition {
 // carries nothing secret, so it needs no signature: a forged one finds what a
 // filter on time would find.
 func (o order) token(e *event.Event, filter string) string {
-	b := binary.BigEndian.AppendUint64(nil, uint64(o.value(e)))
+	b := binary.BigEndian.AppendUint64(nil, o.value(e))
 	b = binary.BigEndian.AppendUint64(b, uint64(e.OccurredAt))
 	b = append(b, e.EventID[:]...)
 	b = binary.BigEndian.AppendUint64(b, e.Batch)
@@ -135,14 +138,17 @@ func (o order) readToken(token, filter string) (p place, err error) {
 	if binary.BigEndian.Uint64(b[44:]) != o.hash(filter) {
 		return p, errors.New("page_token: belongs to another search; repeat the filter and the order of the first page, or start again without a token")
 	}
-	p.value, p.occurred = int64(binary.BigEndian.Uint64(b)), int64(binary.BigEndian.Uint64(b[8:]))
-	if p.occurred < 0 || time.UnixMicro(p.occurred).UTC().Year() > maxYear {
+	p.value, p.occurred = binary.BigEndian.Uint64(b), int64(binary.BigEndian.Uint64(b[8:]))
+	if !storable(p.occurred) || o.bound == boundTime && !storable(int64(p.value)) {
 		return p, errors.New("page_token: not one that this service gave")
 	}
 	copy(p.id[:], b[16:32])
 	p.batch, p.leaf, p.log = binary.BigEndian.Uint64(b[32:]), binary.BigEndian.Uint32(b[40:]), string(b[fixed:len(b)-8])
 	return p, nil
 }
+
+// storable says whether the engine can hold a time in microseconds.
+func storable(at int64) bool { return at >= 0 && time.UnixMicro(at).UTC().Year() <= maxYear }
 
 func (o order) hash(filter string) uint64 { return hash(o.by() + "\x00" + filter) }
 

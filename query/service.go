@@ -81,7 +81,7 @@ func (s *Server) ListEvents(ctx context.Context, req *pb.ListEventsRequest) (*pb
 	}
 	size := int(cmp.Or(req.GetPageSize(), defaultPage))
 	// One event more than the page tells whether there is another page.
-	events, full, err := s.events(ctx, "SELECT "+wanted.columns(by.needs()...)+" FROM events WHERE "+cond.sql+
+	events, full, err := s.events(ctx, maxAnswer, "SELECT "+wanted.columns(by.needs()...)+" FROM events WHERE "+cond.sql+
 		" ORDER BY "+by.by()+" LIMIT {limit:UInt32}", append(cond.args, store.Named("limit", size+1))...)
 	if err != nil {
 		return nil, err
@@ -118,7 +118,7 @@ func (s *Server) GetEvent(ctx context.Context, req *pb.GetEventRequest) (*pb.Get
 	made := id.Time()
 	args := []any{store.Named("id", id.String()), store.Named("from", made.Add(-24*time.Hour).UnixMicro()), store.Named("to", made.Add(time.Hour).UnixMicro())}
 	for _, sql := range []string{near, ""} {
-		events, _, err := s.events(ctx, "SELECT "+wanted.columns("event_id")+byID+sql+" LIMIT 1", args...)
+		events, _, err := s.events(ctx, maxAnswer, "SELECT "+wanted.columns("event_id")+byID+sql+" LIMIT 1", args...)
 		if err != nil {
 			return nil, err
 		}
@@ -133,9 +133,9 @@ func (s *Server) GetEvent(ctx context.Context, req *pb.GetEventRequest) (*pb.Get
 // maxAnswer bounds the events of one answer, in bytes of memory.
 const maxAnswer = 16 << 20
 
-// events reads events. It stops when an answer is full, however many rows there
-// are, and then says so.
-func (s *Server) events(ctx context.Context, sql string, args ...any) (events []*event.Event, full bool, err error) {
+// events reads events. It stops when they take more than most bytes of memory,
+// however many rows there are, and then says so.
+func (s *Server) events(ctx context.Context, most int, sql string, args ...any) (events []*event.Event, full bool, err error) {
 	rows, err := s.store.Query(ctx, s.cfg.Limits, sql, args...)
 	if err != nil {
 		return nil, false, s.status(ctx, err)
@@ -148,7 +148,7 @@ func (s *Server) events(ctx context.Context, sql string, args ...any) (events []
 			return nil, false, s.status(ctx, err)
 		}
 		events = append(events, e)
-		if size += e.Size(); size > maxAnswer {
+		if size += e.Size(); size > most {
 			return events, true, nil
 		}
 	}
@@ -166,7 +166,7 @@ func (s *Server) status(ctx context.Context, err error) error {
 	switch store.Code(err) {
 	case codeTimeout, codeTooSlow:
 		return status.Error(codes.DeadlineExceeded, "the query took longer than it may; narrow it, by time above all")
-	case codeMemory, codeTooManyRows:
+	case codeMemory, codeTooManyRows, codeTooManyBytes, codeTooMuchInAll:
 		return status.Error(codes.ResourceExhausted, "the query would read more than it may; narrow it, by time above all")
 	}
 	s.log.Error("query", "error", err)
@@ -175,10 +175,12 @@ func (s *Server) status(ctx context.Context, err error) error {
 
 // ClickHouse error codes (src/Common/ErrorCodes.cpp).
 const (
-	codeTooManyRows = 158
-	codeTimeout     = 159
-	codeTooSlow     = 160
-	codeMemory      = 241
+	codeTooManyRows  = 158
+	codeTimeout      = 159
+	codeTooSlow      = 160
+	codeMemory       = 241
+	codeTooManyBytes = 307 // a server's own profile may bound these two
+	codeTooMuchInAll = 396
 )
 
 func validate(m proto.Message) error {

@@ -16,6 +16,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
@@ -100,6 +101,7 @@ func ids(events []*pb.Event) string {
 }
 
 func TestPagesAreStableWhileEventsArrive(t *testing.T) {
+	few := &fieldmaskpb.FieldMask{Paths: []string{"event_id", "emitter_seq", "batch", "leaf"}} // the engine is quicker with few columns
 	for _, order := range []string{"", "occurred_at", "duration desc", "response_bytes"} {
 		t.Run(order, func(t *testing.T) {
 			s := newShelf(t)
@@ -113,9 +115,9 @@ func TestPagesAreStableWhileEventsArrive(t *testing.T) {
 				}
 			}
 			s.put(t, begin...)
-			whole := ids(s.list(t, &pb.ListEventsRequest{OrderBy: order, PageSize: 1000}).GetEvents())
+			whole := ids(s.list(t, &pb.ListEventsRequest{OrderBy: order, PageSize: 1000, ReadMask: few}).GetEvents())
 			for _, size := range []int32{1, 7, 29, 30} {
-				if got := ids(s.pages(t, &pb.ListEventsRequest{OrderBy: order, PageSize: size}, func() {})); got != whole {
+				if got := ids(s.pages(t, &pb.ListEventsRequest{OrderBy: order, PageSize: size, ReadMask: few}, func() {})); got != whole {
 					t.Fatalf("in pages of %d:\n%s\nin one:\n%s", size, got, whole)
 				}
 			}
@@ -124,7 +126,7 @@ func TestPagesAreStableWhileEventsArrive(t *testing.T) {
 			for _, e := range begin {
 				was[fmt.Sprintf("%s/%d", e.EventID, e.EmitterSeq)]++
 			}
-			got := s.pages(t, &pb.ListEventsRequest{OrderBy: order, PageSize: 7}, func() { s.put(t, randomEvents(r, 3)...) })
+			got := s.pages(t, &pb.ListEventsRequest{OrderBy: order, PageSize: 7, ReadMask: few}, func() { s.put(t, randomEvents(r, 3)...) })
 			seen := map[string]int{}
 			for _, e := range got {
 				seen[e.GetEventId()+fmt.Sprint(e.GetBatch(), "/", e.GetLeaf())]++

@@ -5,42 +5,40 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"go.einride.tech/aip/filtering"
 )
 
 // source is a filter's text as the parser gets it, and the way back to the text
 // as it was sent, for positions in messages.
 type source struct {
 	text        string
-	quotes      []int // where in text a quote stands that was not sent, ascending
-	lead        int   // white space before the filter, which the parser drops
-	sent        int   // length of what was sent, in bytes
-	parentheses int   // opening ones, outside of strings
+	quotes      []int  // where in text a quote stands that was not sent, ascending
+	lead        int    // white space before the filter, which the parser drops
+	sent        string // as it was sent
+	parentheses int    // opening ones, outside of strings
 }
 
 // quoteNumbers puts quotes around every bare value that begins as a number
 // does: 1.5s, 2026-11-20T09:00:00Z, 1.10 or 007. The parser would refuse the
 // first two, and make other texts of the last two.
+//
+// It reads with the parser's own lexer, so that both see the same parentheses: a
+// quote inside a word, for one, begins no string.
 func quoteNumbers(filter string) source {
-	s := source{lead: len(filter) - len(strings.TrimLeft(filter, " \t\r\n\v\f")), sent: len(filter)}
+	s := source{lead: len(filter) - len(strings.TrimLeftFunc(filter, unicode.IsSpace)), sent: filter}
 	var b strings.Builder
 	quote := func() {
 		s.quotes = append(s.quotes, b.Len())
 		b.WriteByte('"')
 	}
+	var lexer filtering.Lexer
 	compared := false // the last thing that was read is a comparator
 	for i := 0; i < len(filter); {
-		c := filter[i]
-		end := i + 1
-		switch {
-		case c == '"' || c == '\'':
-			for end < len(filter) && filter[end] != c {
-				if filter[end] == '\\' {
-					end++
-				}
-				end++
-			}
-			end = min(end+1, len(filter))
-		case compared && beginsNumber(filter[i:]):
+		if compared && beginsNumber(filter[i:]) {
+			end := i + 1
 			for end < len(filter) && isBare(filter[end]) {
 				end++
 			}
@@ -49,14 +47,22 @@ func quoteNumbers(filter string) source {
 			quote()
 			i, compared = end, false
 			continue
-		case c == '(':
+		}
+		lexer.Init(filter[i:])
+		token, err := lexer.Lex()
+		if err != nil { // the parser finds it too, and says where
+			b.WriteString(filter[i:])
+			break
+		}
+		b.WriteString(token.Value)
+		i += len(token.Value)
+		switch {
+		case token.Type == filtering.TokenTypeLeftParen:
 			s.parentheses++
+			compared = false
+		case token.Type != filtering.TokenTypeWhitespace:
+			compared = token.Type.IsComparator()
 		}
-		b.WriteString(filter[i:end])
-		if c != ' ' && c != '\t' && c != '\r' && c != '\n' {
-			compared = strings.IndexByte("=<>:", c) >= 0
-		}
-		i = end
 	}
 	s.text = b.String()
 	return s
@@ -73,11 +79,12 @@ func isBare(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || strings.IndexByte(".:+-_*", c) >= 0
 }
 
-// position is where the parser's offset is in what was sent, in bytes from 1.
+// position is where the parser's offset, in bytes, is in what was sent, in
+// characters from 1.
 func (s *source) position(offset int) int {
 	offset += s.lead
 	added, _ := slices.BinarySearch(s.quotes, offset)
-	return min(offset-added, s.sent) + 1
+	return utf8.RuneCountInString(s.sent[:min(offset-added, len(s.sent))]) + 1
 }
 
 // where is how the parser ends its messages: line and column, from 1.

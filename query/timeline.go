@@ -3,6 +3,9 @@ package query
 import (
 	"cmp"
 	"context"
+	"iter"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -15,11 +18,7 @@ import (
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
-const (
-	defaultTimeline = 1000
-	// missing numbers are looked for of this many emitters: a trace has a handful.
-	maxTimelineEmitters = 50
-)
+const defaultTimeline = 1000
 
 // GetTimeline returns what happened in one trace, session, task or of one
 // principal, oldest first.
@@ -52,14 +51,16 @@ func (s *Server) GetTimeline(ctx context.Context, req *pb.GetTimelineRequest) (*
 		if !bound.at.IsValid() || bound.at.AsTime().Unix() < 0 || bound.at.AsTime().Year() > maxYear {
 			return nil, status.Errorf(codes.InvalidArgument, "start_time and end_time lie between the years 1970 and %d", maxYear)
 		}
+		// Up to the next microsecond: nothing lies between two of them.
+		at := bound.at.AsTime().Add(time.Microsecond - 1).UnixMicro()
 		cond = cond.and(condition{"occurred_at " + bound.op + " fromUnixTimestamp64Micro({" + bound.name + ":Int64}, 'UTC')",
-			[]any{store.Named(bound.name, bound.at.AsTime().UnixMicro())}})
+			[]any{store.Named(bound.name, at)}})
 	}
 	if req.GetStartTime() != nil && req.GetEndTime() != nil && !req.GetStartTime().AsTime().Before(req.GetEndTime().AsTime()) {
 		return nil, status.Error(codes.InvalidArgument, "start_time must be before end_time")
 	}
 	limit := int(cmp.Or(req.GetLimit(), defaultTimeline))
-	events, full, err := s.events(ctx, "SELECT "+store.EventColumns+" FROM events WHERE "+cond.sql+
+	events, full, err := s.events(ctx, maxAnswer, "SELECT "+store.EventColumns+" FROM events WHERE "+cond.sql+
 		" ORDER BY occurred_at, event_id LIMIT {limit:UInt32}", append(cond.args, store.Named("limit", limit+1))...)
 	if err != nil {
 		return nil, err
@@ -81,43 +82,13 @@ func (s *Server) GetTimeline(ctx context.Context, req *pb.GetTimelineRequest) (*
 
 // arrange finds each event's parents and the silence before it. Events are
 // sorted by time.
-//
-// An event's parent is the one whose span is its parent span; or, where servers
-// do not make spans of their own and keep the caller's, one of another server
-// with the same span during which it occurred.
 func arrange(events []*event.Event) []*pb.TimelineEntry {
-	spans := map[string][]int{}
-	for i, e := range events {
-		if e.SpanID != "" {
-			spans[e.SpanID] = append(spans[e.SpanID], i)
-		}
-	}
 	entries := make([]*pb.TimelineEntry, len(events))
-	depth := make([]int32, len(events))
+	parents := parentsOf(events)
+	depth := depths(parents)
 	var quiet int64 // when everything so far had ended
 	for i, e := range events {
-		entry := &pb.TimelineEntry{Event: wire.ToProto(e)}
-		parent := -1
-		for _, j := range spans[e.ParentSpanID] {
-			if e.ParentSpanID != "" && j != i {
-				parent = j
-				break
-			}
-		}
-		if parent < 0 && e.SpanID != "" {
-			for _, j := range spans[e.SpanID] {
-				if j < i && events[j].Server != e.Server && end(events[j]) >= end(e) {
-					parent = j
-				}
-			}
-		}
-		switch {
-		case parent >= 0 && parent < i:
-			depth[i] = depth[parent] + 1
-		case parent < 0 && e.ParentSpanID != "":
-			entry.ParentMissing = true
-		}
-		entry.Depth = depth[i]
+		entry := &pb.TimelineEntry{Event: wire.ToProto(e), Depth: depth[i], ParentMissing: parents[i] == absent}
 		if i > 0 && e.OccurredAt > quiet {
 			entry.Gap = durationpb.New(time.Duration(e.OccurredAt-quiet) * time.Microsecond)
 		}
@@ -127,76 +98,191 @@ func arrange(events []*event.Event) []*pb.TimelineEntry {
 	return entries
 }
 
-func end(e *event.Event) int64 { return e.OccurredAt + int64(min(e.Duration, 1<<50)) }
+// What an event has instead of the index of a parent.
+const (
+	none   = -1 // it names no parent, or itself
+	absent = -2 // it names one that is not among the events
+)
+
+// parentsOf finds each event's parent among the events, by its index. It is the
+// one whose span is the event's parent span, wherever it stands: clocks differ.
+// Or, where servers do not make spans of their own and keep the caller's, it is
+// one of another server with the same span during which the event occurred.
+func parentsOf(events []*event.Event) []int {
+	spans := map[string][]int{}
+	for i, e := range events {
+		if e.SpanID != "" {
+			spans[e.SpanID] = append(spans[e.SpanID], i)
+		}
+	}
+	parents := make([]int, len(events))
+	for i, e := range events {
+		parents[i] = none
+		if e.ParentSpanID != "" {
+			parents[i] = absent
+			for _, j := range spans[e.ParentSpanID] {
+				if j != i {
+					parents[i] = j
+					break
+				}
+				parents[i] = none
+			}
+		}
+		same := spans[e.SpanID]
+		here, _ := slices.BinarySearch(same, i)
+		for k := here - 1; k >= 0 && parents[i] < 0; k-- {
+			if j := same[k]; end(events[j]) >= end(e) && events[j].Server != e.Server {
+				parents[i] = j
+			}
+		}
+	}
+	return parents
+}
+
+// depths are the lengths of the chains of parents. Parents that go round in a
+// circle are nobody's: events in a circle are as deep as ones without a parent.
+func depths(parents []int) []int32 {
+	const unknown, walking = -1, -2
+	depth := make([]int32, len(parents))
+	for i := range depth {
+		depth[i] = unknown
+	}
+	var chain []int
+	for i := range parents {
+		// Up to where a depth is known, then down again: each event is walked once.
+		chain = chain[:0]
+		at := i
+		for at >= 0 && depth[at] == unknown {
+			depth[at] = walking
+			chain = append(chain, at)
+			at = parents[at]
+		}
+		next := int32(0)
+		if at >= 0 && depth[at] == walking {
+			circle := slices.Index(chain, at)
+			for _, j := range chain[circle:] {
+				depth[j] = 0
+			}
+			chain, next = chain[:circle], 1
+		} else if at >= 0 {
+			next = depth[at] + 1
+		}
+		for _, j := range slices.Backward(chain) {
+			depth[j] = next
+			next++
+		}
+	}
+	return depth
+}
+
+// end is when an event's call had ended.
+func end(e *event.Event) int64 { return e.OccurredAt + int64(min(e.Duration, 1<<53)) }
 
 // missingBetween counts, for each event, the numbers of its emitter's sequence
-// between its predecessor in the timeline and it that the store does not have.
-// Absent means none.
+// between the timeline's event with the number before and it that the store does
+// not have. Absent means none.
 func (s *Server) missingBetween(ctx context.Context, events []*event.Event) (map[int]uint64, error) {
-	type step struct {
-		at         int
-		emitter    string
-		prev, next uint64
+	order := make([]int, len(events))
+	for i := range order {
+		order[i] = i
 	}
-	var steps []step
-	last := map[string]uint64{}
-	bounds := map[string][2]uint64{}
-	for i, e := range events {
-		if prev, seen := last[e.EmitterID]; seen && e.EmitterSeq > prev+1 {
-			steps = append(steps, step{i, e.EmitterID, prev, e.EmitterSeq})
-			b, ok := bounds[e.EmitterID]
-			if !ok {
-				b = [2]uint64{prev, e.EmitterSeq}
-			}
-			bounds[e.EmitterID] = [2]uint64{min(b[0], prev), max(b[1], e.EmitterSeq)}
+	// By number, not by time: an emitter numbers calls when they end.
+	slices.SortStableFunc(order, func(a, b int) int {
+		return cmp.Or(strings.Compare(events[a].EmitterID, events[b].EmitterID), cmp.Compare(events[a].EmitterSeq, events[b].EmitterSeq))
+	})
+	var asked spread
+	for k := 1; k < len(order); k++ {
+		e, before := events[order[k]], events[order[k-1]]
+		if e.EmitterID == before.EmitterID && e.EmitterSeq > before.EmitterSeq+1 {
+			asked.add(e.EmitterID, before.EmitterSeq, e.EmitterSeq)
 		}
-		last[e.EmitterID] = max(last[e.EmitterID], e.EmitterSeq)
 	}
-	out := map[int]uint64{}
 	gaps := map[string][]store.Run{}
-	for emitter, b := range bounds {
-		if len(gaps) == maxTimelineEmitters {
-			break
-		}
-		runs, err := s.gaps(ctx, emitter, b[0], b[1])
-		if err != nil {
+	for part := range asked.parts() {
+		if err := s.gaps(ctx, part, gaps); err != nil {
 			return nil, err
 		}
-		gaps[emitter] = runs
 	}
-	for _, st := range steps {
-		for _, g := range gaps[st.emitter] {
-			if lo, hi := max(g.First, st.prev+1), min(g.Last, st.next-1); lo <= hi {
-				out[st.at] += hi - lo + 1
+	out := map[int]uint64{}
+	for k := 1; k < len(order); k++ {
+		e, before := events[order[k]], events[order[k-1]]
+		if e.EmitterID != before.EmitterID {
+			continue
+		}
+		runs := gaps[e.EmitterID]
+		// The runs are sorted: those before this step are done with.
+		for len(runs) > 0 && runs[0].Last < before.EmitterSeq {
+			runs = runs[1:]
+		}
+		gaps[e.EmitterID] = runs
+		for _, g := range runs {
+			if g.First > e.EmitterSeq {
+				break
 			}
+			out[order[k]] += g.Last - g.First + 1 // both ends of a step are stored: no run crosses them
 		}
 	}
 	return out, nil
 }
 
-// gaps are the runs of numbers between from and to, both of them stored, that
-// an emitter's events in the store do not have, at most store.MaxRuns.
-func (s *Server) gaps(ctx context.Context, emitter string, from, to uint64) ([]store.Run, error) {
+// spread is which part of the emitters' sequences to look at: three lists of one
+// length, as a statement takes them.
+type spread struct {
+	emitters  []string
+	low, high []uint64
+}
+
+// add widens the part of an emitter; calls for one emitter follow each other.
+func (p *spread) add(emitter string, low, high uint64) {
+	last := len(p.emitters) - 1
+	if last >= 0 && p.emitters[last] == emitter {
+		p.high[last] = high
+		return
+	}
+	p.emitters, p.low, p.high = append(p.emitters, emitter), append(p.low, low), append(p.high, high)
+}
+
+// emittersAtOnce is how many emitters one statement asks for. Their names travel
+// in a request's URL, of which a server takes 1 MiB.
+const emittersAtOnce = 1000
+
+func (p *spread) parts() iter.Seq[spread] {
+	return func(yield func(spread) bool) {
+		for from := 0; from < len(p.emitters); from += emittersAtOnce {
+			to := min(from+emittersAtOnce, len(p.emitters))
+			if !yield(spread{p.emitters[from:to], p.low[from:to], p.high[from:to]}) {
+				return
+			}
+		}
+	}
+}
+
+// gaps adds the runs of numbers that the store does not have within each part,
+// whose ends it has, sorted; at most store.MaxRuns of an emitter.
+func (s *Server) gaps(ctx context.Context, p spread, out map[string][]store.Run) error {
 	rows, err := s.store.Query(ctx, s.cfg.Limits, `
-		SELECT toUInt64(before + 1), toUInt64(emitter_seq - 1) FROM
-			(SELECT emitter_seq, lagInFrame(emitter_seq, 1, {from:UInt64}) OVER (ORDER BY emitter_seq ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS before
-			 FROM events WHERE emitter_id = {emitter:String} AND emitter_seq BETWEEN {from:UInt64} AND {to:UInt64})
-		WHERE emitter_seq > before + 1 ORDER BY emitter_seq LIMIT {most:UInt32}`,
-		store.Named("emitter", emitter), store.Named("from", from), store.Named("to", to), store.Named("most", store.MaxRuns))
+		SELECT emitter_id, toUInt64(before + 1), toUInt64(emitter_seq - 1) FROM
+			(SELECT emitter_id, emitter_seq, lagInFrame(emitter_seq, 1, emitter_seq) OVER
+				(PARTITION BY emitter_id ORDER BY emitter_seq ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS before
+			 FROM events WHERE emitter_id IN ({emitters:Array(String)})
+				AND emitter_seq >= transform(toString(emitter_id), {emitters:Array(String)}, {low:Array(UInt64)}, toUInt64(0))
+				AND emitter_seq <= transform(toString(emitter_id), {emitters:Array(String)}, {high:Array(UInt64)}, toUInt64(0)))
+		WHERE emitter_seq > before + 1 ORDER BY emitter_id, emitter_seq LIMIT {most:UInt32} BY emitter_id`,
+		store.Named("emitters", p.emitters), store.Named("low", p.low), store.Named("high", p.high), store.Named("most", store.MaxRuns))
 	if err != nil {
-		return nil, s.status(ctx, err)
+		return s.status(ctx, err)
 	}
 	defer rows.Close()
-	var out []store.Run
 	for rows.Next() {
+		var emitter string
 		var r store.Run
-		if err := rows.Scan(&r.First, &r.Last); err != nil {
-			return nil, s.status(ctx, err)
+		if err := rows.Scan(&emitter, &r.First, &r.Last); err != nil {
+			return s.status(ctx, err)
 		}
-		out = append(out, r)
+		out[emitter] = append(out[emitter], r)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, s.status(ctx, err)
+		return s.status(ctx, err)
 	}
-	return out, nil
+	return nil
 }

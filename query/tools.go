@@ -14,6 +14,9 @@ import (
 const (
 	defaultList    = 1000
 	maxDefinitions = 100
+	// knownFirst puts events that know their tool's definition, and so its hints,
+	// behind all others in time: more microseconds than any time has.
+	knownFirst = 1 << 60
 )
 
 // ListTools returns the tools that servers defined or that were called.
@@ -26,14 +29,14 @@ func (s *Server) ListTools(ctx context.Context, req *pb.ListToolsRequest) (*pb.L
 		SELECT server, target,
 			lower(hex(argMaxIf(definition_digest, occurred_at, definition_digest != toFixedString('', 16)))) AS digest,
 			uniqExactIf(definition_digest, definition_digest != toFixedString('', 16)),
-			argMax(hint_read_only, occurred_at), argMax(hint_destructive, occurred_at),
-			argMax(hint_idempotent, occurred_at), argMax(hint_open_world, occurred_at),
+			argMax(toUInt8(hint_read_only + 2 * hint_destructive + 4 * hint_idempotent + 8 * hint_open_world),
+				toUnixTimestamp64Micro(occurred_at) + if(definition_digest != toFixedString('', 16), {known:Int64}, 0)),
 			min(occurred_at), maxIf(occurred_at, kind = 'tool_call'),
 			countIf(kind = 'tool_call') AS calls, countIf(kind = 'tool_call' AND `+isError+`), countIf(kind = 'tool_call' AND `+isDenial+`)
 		FROM events
 		WHERE kind IN ('tool_call', 'tools_list') AND target != '' AND ({server:String} = '' OR server = {server:String})
 		GROUP BY server, target ORDER BY server, target LIMIT {limit:UInt32}`,
-		store.Named("server", req.GetServer()), store.Named("limit", limit+1))
+		store.Named("server", req.GetServer()), store.Named("limit", limit+1), store.Named("known", int64(knownFirst)))
 	if err != nil {
 		return nil, s.status(ctx, err)
 	}
@@ -41,14 +44,15 @@ func (s *Server) ListTools(ctx context.Context, req *pb.ListToolsRequest) (*pb.L
 	resp := &pb.ListToolsResponse{}
 	for rows.Next() {
 		t := &pb.Tool{}
-		var readOnly, destructive, idempotent, openWorld bool
+		var hints uint8
 		var first, called time.Time
 		var definitions uint64
-		if err := rows.Scan(&t.Server, &t.Name, &t.DefinitionDigest, &definitions, &readOnly, &destructive, &idempotent, &openWorld,
+		if err := rows.Scan(&t.Server, &t.Name, &t.DefinitionDigest, &definitions, &hints,
 			&first, &called, &t.Calls, &t.Errors, &t.Denials); err != nil {
 			return nil, s.status(ctx, err)
 		}
 		t.Definitions, t.FirstSeen = uint32(definitions), timestamppb.New(first)
+		readOnly, destructive, idempotent, openWorld := hints&1 != 0, hints&2 != 0, hints&4 != 0, hints&8 != 0
 		t.Hints = &pb.Hints{ReadOnly: &readOnly, Destructive: &destructive, Idempotent: &idempotent, OpenWorld: &openWorld}
 		if t.Calls > 0 {
 			t.LastCalled = timestamppb.New(called)
@@ -80,7 +84,7 @@ func (s *Server) ListToolDefinitions(ctx context.Context, req *pb.ListToolDefini
 		FROM events
 		WHERE kind IN ('tool_call', 'tools_list') AND server = {server:String} AND target = {name:String}
 			AND definition_digest != toFixedString('', 16)
-		GROUP BY definition_digest ORDER BY first DESC LIMIT {most:UInt32}`,
+		GROUP BY definition_digest ORDER BY first DESC, definition_digest LIMIT {most:UInt32}`,
 		store.Named("server", req.GetServer()), store.Named("name", req.GetName()), store.Named("most", maxDefinitions))
 	if err != nil {
 		return nil, s.status(ctx, err)

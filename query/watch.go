@@ -18,8 +18,11 @@ import (
 const (
 	watchEvery = 250 * time.Millisecond // between looks for new batches
 	watchPage  = 1000                   // events in one answer
+	watchBytes = 1 << 20                // memory of one answer, or one event: it lies about until the client reads it
 	stalled    = time.Minute            // a client that reads nothing for so long is cut off
 )
+
+var errStopping = status.Error(codes.Unavailable, "the service is stopping; watch again when it is back")
 
 // A cursor is how far a watcher has seen one log: all of the batches before
 // batch, and of batch itself what lies before leaf. Batches of a log are
@@ -59,7 +62,7 @@ func (s *Server) WatchEvents(req *pb.WatchEventsRequest, stream pb.QueryService_
 	for log, last := range ends {
 		w.seen[log] = cursor{batch: last + 1}
 	}
-	if err := send(ctx, stream, &pb.WatchEventsResponse{}); err != nil {
+	if err := s.send(ctx, stream, &pb.WatchEventsResponse{}); err != nil {
 		return err
 	}
 	tick := time.NewTicker(watchEvery)
@@ -69,7 +72,7 @@ func (s *Server) WatchEvents(req *pb.WatchEventsRequest, stream pb.QueryService_
 		case <-ctx.Done():
 			return status.FromContextError(ctx.Err()).Err()
 		case <-s.cfg.Stopping:
-			return status.Error(codes.Unavailable, "the service is stopping; watch again when it is back")
+			return errStopping
 		case <-tick.C:
 		}
 		ends, err := w.ends(ctx)
@@ -157,7 +160,7 @@ func (w *watcher) follow(ctx context.Context, stream pb.QueryService_WatchEvents
 		from := w.seen[log]
 		args := append([]any{store.Named("log", log), store.Named("batch", from.batch), store.Named("leaf", from.leaf),
 			store.Named("last", last), store.Named("limit", watchPage)}, w.cond.args...)
-		events, full, err := w.s.events(ctx, "SELECT "+w.wanted.columns("log_id", "batch", "leaf")+` FROM events
+		events, full, err := w.s.events(ctx, watchBytes, "SELECT "+w.wanted.columns("log_id", "batch", "leaf")+` FROM events
 			WHERE log_id = {log:String} AND batch BETWEEN {batch:UInt64} AND {last:UInt64}
 				AND (batch, leaf) >= ({batch:UInt64}, {leaf:UInt32}) AND `+w.cond.sql+`
 			ORDER BY batch, leaf LIMIT {limit:UInt32}`, args...)
@@ -165,7 +168,7 @@ func (w *watcher) follow(ctx context.Context, stream pb.QueryService_WatchEvents
 			return err
 		}
 		if len(events) > 0 {
-			if err := send(ctx, stream, w.answer(events)); err != nil {
+			if err := w.s.send(ctx, stream, w.answer(events)); err != nil {
 				return err
 			}
 		}
@@ -188,7 +191,7 @@ func (w *watcher) answer(events []*event.Event) *pb.WatchEventsResponse {
 
 // send hands one answer to a client that may have stopped reading: nothing
 // gathers behind it, and after a minute it is given up.
-func send(ctx context.Context, stream pb.QueryService_WatchEventsServer, resp *pb.WatchEventsResponse) error {
+func (s *Server) send(ctx context.Context, stream pb.QueryService_WatchEventsServer, resp *pb.WatchEventsResponse) error {
 	sent := make(chan error, 1)
 	// Ends with the stream at the latest: returning cancels it, and Send with it.
 	go func() { sent <- stream.Send(resp) }()
@@ -199,6 +202,8 @@ func send(ctx context.Context, stream pb.QueryService_WatchEventsServer, resp *p
 		return err
 	case <-ctx.Done():
 		return status.FromContextError(ctx.Err()).Err()
+	case <-s.cfg.Stopping:
+		return errStopping
 	case <-patience.C:
 		return status.Error(codes.ResourceExhausted, "the client has read nothing for a minute; start again from the last event you have")
 	}

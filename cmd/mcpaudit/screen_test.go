@@ -76,7 +76,7 @@ func TestACaretStandsUnderThePlace(t *testing.T) {
 		{`kind = x`, 0, "  kind = x\n  ^"},
 		{"", 1, "  \n  ^"},
 		{"kind = x\n  AND outcom = y\nAND z = 1", 16, "    AND outcom = y\n        ^"},
-		{`server = "日本" AND x`, 23, "  server = \"日本\" AND x\n                      ^"}, // bytes, and columns
+		{`server = "日本" AND x`, 19, "  server = \"日本\" AND x\n                      ^"}, // characters, and columns
 		{"a\tb\x1b = x", 3, "  a b  = x\n    ^"},
 		{long + "B" + long, 201, "  …" + long[:59] + "B" + long[:58] + "…\n  " + strings.Repeat(" ", 60) + "^"},
 	} {

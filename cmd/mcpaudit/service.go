@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -72,8 +73,8 @@ func (c *service) explain(err error) error {
 	}
 	if at := filterPosition.FindStringSubmatch(message); at != nil && st.Code() == codes.InvalidArgument {
 		if position, err := strconv.Atoi(at[1]); err == nil {
-			if position > len(c.filter)+1 { // in what a flag added: what was typed ends too early
-				position = len(c.filter) + 1
+			if end := utf8.RuneCountInString(c.filter) + 1; position > end { // in what a flag added: what was typed ends too early
+				position = end
 				message = fmt.Sprintf("filter, character %d: ", position) + strings.TrimPrefix(message, at[0])
 			}
 			message += "\n" + pointAt(c.filter, position)
@@ -82,15 +83,16 @@ func (c *service) explain(err error) error {
 	return fmt.Errorf("%s: %s", c.doing, message)
 }
 
-// filterPosition is how the service names a place in a filter, in bytes from 1.
+// filterPosition is how the service names a place in a filter, in characters from 1.
 var filterPosition = regexp.MustCompile(`^filter, character (\d+): `)
 
-// pointAt shows the line of a filter that has a place, counted in bytes from 1,
-// and a caret under it. A place behind the filter is its end.
+// pointAt shows the line of a filter that has a place, counted in characters from
+// 1, and a caret under it. A place behind the filter is its end.
 func pointAt(filter string, position int) string {
 	const around = 60 // columns of the filter on each side
-	at := min(max(position-1, 0), len(filter))
-	before, after := filter[:at], filter[at:]
+	characters := []rune(filter)
+	at := min(max(position-1, 0), len(characters))
+	before, after := string(characters[:at]), string(characters[at:])
 	before = before[strings.LastIndexByte(before, '\n')+1:]
 	after, _, _ = strings.Cut(after, "\n")
 	if runes := []rune(before); len(runes) > around {

@@ -804,7 +804,7 @@ func (x *AggregateEventsResponse) GetTruncated() bool {
 // Group is a set of events and its measures.
 type Group struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The value of each group_by field, as text, in the order asked for.
+	// The value of each group_by field, as a filter has it, in the order asked for.
 	Keys []string `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
 	// Start of the interval; absent without one.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`

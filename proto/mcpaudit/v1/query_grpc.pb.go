@@ -35,7 +35,8 @@ const (
 //
 // QueryService reads stored events, over gRPC and as HTTP/JSON.
 //
-// Errors: INVALID_ARGUMENT names the position and the nearest valid name;
+// Errors: INVALID_ARGUMENT names the position, in characters from 1, and the
+// nearest valid name;
 // NOT_FOUND; RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED when a query would read
 // more or longer than it may; UNAVAILABLE when the store is away.
 type QueryServiceClient interface {
@@ -165,7 +166,8 @@ func (c *queryServiceClient) ListEmitters(ctx context.Context, in *ListEmittersR
 //
 // QueryService reads stored events, over gRPC and as HTTP/JSON.
 //
-// Errors: INVALID_ARGUMENT names the position and the nearest valid name;
+// Errors: INVALID_ARGUMENT names the position, in characters from 1, and the
+// nearest valid name;
 // NOT_FOUND; RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED when a query would read
 // more or longer than it may; UNAVAILABLE when the store is away.
 type QueryServiceServer interface {
