@@ -39,11 +39,14 @@ func (e *FilterError) Error() string {
 type condition struct {
 	sql  string
 	args []any
+	// What it says of time and tenant, as far as that is plain to see.
+	since, until, tenant bool
 }
 
 // and joins two conditions that bind different names.
 func (c condition) and(d condition) condition {
-	return condition{c.sql + " AND " + d.sql, slices.Concat(c.args, d.args)}
+	return condition{sql: c.sql + " AND " + d.sql, args: slices.Concat(c.args, d.args),
+		since: c.since || d.since, until: c.until || d.until, tenant: c.tenant || d.tenant}
 }
 
 // compileFilter turns an AIP-160 filter (https://google.aip.dev/160) into a
@@ -71,7 +74,7 @@ func compileFilter(filter string) (condition, error) {
 	if err != nil {
 		return condition{}, err
 	}
-	return condition{sql, c.args}, nil
+	return condition{sql: sql, args: c.args, since: c.since, until: c.until, tenant: c.tenant}, nil
 }
 
 type compiler struct {
@@ -79,6 +82,8 @@ type compiler struct {
 	positions map[int64]int32
 	args      []any
 	terms     int
+	// What was compared, also under OR and NOT: a hint, not a fact.
+	since, until, tenant bool
 }
 
 func (c *compiler) errorf(e *expr.Expr, format string, args ...any) error {
@@ -149,6 +154,13 @@ func (c *compiler) comparison(e *expr.Expr, op string, left, right *expr.Expr) (
 	}
 	if !strings.Contains(f.kind.operators(), " "+op+" ") {
 		return "", c.errorf(e, "%s can't be compared by %s; use one of%s", name, op, f.kind.operators())
+	}
+	switch name {
+	case "occurred_at":
+		c.since = c.since || op != "<" && op != "<="
+		c.until = c.until || op != ">" && op != ">="
+	case "tenant":
+		c.tenant = true
 	}
 	switch f.kind {
 	case textKind:

@@ -46,6 +46,8 @@ type Server struct {
 	cfg   Config
 	store Reader
 	log   *slog.Logger
+
+	tenants tenants
 }
 
 // New makes the service.
@@ -78,6 +80,9 @@ func (s *Server) ListEvents(ctx context.Context, req *pb.ListEventsRequest) (*pb
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
 		cond = by.after(place).and(cond)
+	}
+	if cond, err = s.inOrder(ctx, cond, by); err != nil {
+		return nil, err
 	}
 	size := int(cmp.Or(req.GetPageSize(), defaultPage))
 	// One event more than the page tells whether there is another page.

@@ -29,13 +29,13 @@ func (s *Server) GetTimeline(ctx context.Context, req *pb.GetTimelineRequest) (*
 	var cond condition
 	switch subject := req.GetSubject().(type) {
 	case *pb.GetTimelineRequest_TraceId:
-		cond = condition{"trace_id = {subject:String}", []any{store.Named("subject", subject.TraceId)}}
+		cond = condition{sql: "trace_id = {subject:String}", args: []any{store.Named("subject", subject.TraceId)}}
 	case *pb.GetTimelineRequest_SessionId:
-		cond = condition{"session_id = {subject:String}", []any{store.Named("subject", subject.SessionId)}}
+		cond = condition{sql: "session_id = {subject:String}", args: []any{store.Named("subject", subject.SessionId)}}
 	case *pb.GetTimelineRequest_TaskId:
-		cond = condition{"task_id = {subject:String}", []any{store.Named("subject", subject.TaskId)}}
+		cond = condition{sql: "task_id = {subject:String}", args: []any{store.Named("subject", subject.TaskId)}}
 	case *pb.GetTimelineRequest_Principal:
-		cond = condition{"principal = {subject:String}", []any{store.Named("subject", subject.Principal)}}
+		cond = condition{sql: "principal = {subject:String}", args: []any{store.Named("subject", subject.Principal)}}
 	}
 	for _, bound := range []struct {
 		name, op string
@@ -53,8 +53,8 @@ func (s *Server) GetTimeline(ctx context.Context, req *pb.GetTimelineRequest) (*
 		}
 		// Up to the next microsecond: nothing lies between two of them.
 		at := bound.at.AsTime().Add(time.Microsecond - 1).UnixMicro()
-		cond = cond.and(condition{"occurred_at " + bound.op + " fromUnixTimestamp64Micro({" + bound.name + ":Int64}, 'UTC')",
-			[]any{store.Named(bound.name, at)}})
+		cond = cond.and(condition{sql: "occurred_at " + bound.op + " fromUnixTimestamp64Micro({" + bound.name + ":Int64}, 'UTC')",
+			args: []any{store.Named(bound.name, at)}})
 	}
 	if req.GetStartTime() != nil && req.GetEndTime() != nil && !req.GetStartTime().AsTime().Before(req.GetEndTime().AsTime()) {
 		return nil, status.Error(codes.InvalidArgument, "start_time must be before end_time")
@@ -199,7 +199,14 @@ func (s *Server) missingBetween(ctx context.Context, events []*event.Event) (map
 	}
 	gaps := map[string][]store.Run{}
 	for part := range asked.parts() {
-		if err := s.gaps(ctx, part, gaps); err != nil {
+		holed, err := s.holed(ctx, part, events)
+		if err != nil {
+			return nil, err
+		}
+		if len(holed.emitters) == 0 {
+			continue
+		}
+		if err := s.gaps(ctx, holed, gaps); err != nil {
 			return nil, err
 		}
 	}
@@ -255,6 +262,52 @@ func (p *spread) parts() iter.Seq[spread] {
 			}
 		}
 	}
+}
+
+// aside is how long before and after a timeline's events the ones between their
+// numbers are looked for first. Most are there: an emitter numbers what it sends
+// within moments.
+const aside = time.Hour
+
+// holed are the parts that are not whole around the time of the events. Looking
+// for their numbers at all times would read the emitters' whole history.
+func (s *Server) holed(ctx context.Context, p spread, events []*event.Event) (spread, error) {
+	first, last := events[0].OccurredAt, events[0].OccurredAt
+	for _, e := range events {
+		first, last = min(first, e.OccurredAt), max(last, e.OccurredAt)
+	}
+	rows, err := s.store.Query(ctx, s.cfg.Limits, `
+		SELECT emitter_id, uniqExact(emitter_seq) FROM events
+		WHERE occurred_at BETWEEN fromUnixTimestamp64Micro({first:Int64}, 'UTC') AND fromUnixTimestamp64Micro({last:Int64}, 'UTC')
+			AND emitter_id IN ({emitters:Array(String)})
+			AND emitter_seq >= transform(toString(emitter_id), {emitters:Array(String)}, {low:Array(UInt64)}, toUInt64(0))
+			AND emitter_seq <= transform(toString(emitter_id), {emitters:Array(String)}, {high:Array(UInt64)}, toUInt64(0))
+		GROUP BY emitter_id`,
+		store.Named("first", max(first-aside.Microseconds(), 0)), store.Named("last", last+aside.Microseconds()),
+		store.Named("emitters", p.emitters), store.Named("low", p.low), store.Named("high", p.high))
+	if err != nil {
+		return spread{}, s.status(ctx, err)
+	}
+	defer rows.Close()
+	there := map[string]uint64{}
+	for rows.Next() {
+		var emitter string
+		var n uint64
+		if err := rows.Scan(&emitter, &n); err != nil {
+			return spread{}, s.status(ctx, err)
+		}
+		there[emitter] = n
+	}
+	if err := rows.Err(); err != nil {
+		return spread{}, s.status(ctx, err)
+	}
+	var holed spread
+	for i, emitter := range p.emitters {
+		if there[emitter] != p.high[i]-p.low[i]+1 {
+			holed.add(emitter, p.low[i], p.high[i])
+		}
+	}
+	return holed, nil
 }
 
 // gaps adds the runs of numbers that the store does not have within each part,
