@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -81,13 +82,8 @@ func (s *Server) ListEvents(ctx context.Context, req *pb.ListEventsRequest) (*pb
 		}
 		cond = by.after(place).and(cond)
 	}
-	if cond, err = s.inOrder(ctx, cond, by); err != nil {
-		return nil, err
-	}
 	size := int(cmp.Or(req.GetPageSize(), defaultPage))
-	// One event more than the page tells whether there is another page.
-	events, full, err := s.events(ctx, maxAnswer, "SELECT "+wanted.columns(by.needs()...)+" FROM events WHERE "+cond.sql+
-		" ORDER BY "+by.by()+" LIMIT {limit:UInt32}", append(cond.args, store.Named("limit", size+1))...)
+	events, full, err := s.page(ctx, cond, by, wanted, size)
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +98,31 @@ func (s *Server) ListEvents(ctx context.Context, req *pb.ListEventsRequest) (*pb
 		resp.Events = append(resp.Events, wanted.prune(wire.ToProto(e)))
 	}
 	return resp, nil
+}
+
+// page reads one event more than a page has, which tells whether there is another.
+func (s *Server) page(ctx context.Context, cond condition, by order, wanted mask, size int) (events []*event.Event, full bool, err error) {
+	read := func(cond condition, sorted string) ([]*event.Event, bool, error) {
+		return s.events(ctx, maxAnswer, "SELECT "+wanted.columns(by.needs()...)+" FROM events WHERE "+cond.sql+
+			" ORDER BY "+sorted+" LIMIT {limit:UInt32}", slices.Concat(cond.args, []any{store.Named("limit", size+1)})...)
+	}
+	if by.name != "occurred_at" {
+		return read(cond, by.by())
+	}
+	if cond, err = s.inOrder(ctx, cond, by); err != nil {
+		return nil, false, err
+	}
+	events, full, err = read(cond, by.byTime())
+	if err != nil {
+		return nil, false, err
+	}
+	// Where a page ends between events of one microsecond, the time alone does not
+	// say which of them belong to it.
+	if full || len(events) > size && events[size-1].OccurredAt == events[size].OccurredAt {
+		return read(cond, by.by())
+	}
+	by.settle(events)
+	return events, false, nil
 }
 
 // GetEvent returns one event. An id is a UUIDv7 and so knows about when its

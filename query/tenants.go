@@ -80,11 +80,10 @@ func (s *Server) newTenants(ctx context.Context, ends map[string]uint64) error {
 }
 
 // inOrder adds what lets the engine read events in the order of their time, when
-// that is the order asked for and the filter leaves open how far to go. A search
-// of a bounded time is quicker without.
+// the filter leaves open how far to go. A search of a bounded time is quicker
+// without.
 func (s *Server) inOrder(ctx context.Context, cond condition, by order) (condition, error) {
-	bounded := cond.since && by.descending || cond.until && !by.descending
-	if by.name != "occurred_at" || bounded || cond.tenant {
+	if cond.tenant || cond.since && by.descending || cond.until && !by.descending {
 		return cond, nil
 	}
 	tenant, ok, err := s.only(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,6 +12,38 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
+
+// An emitter that uses one id at one time again and again hides nothing, however
+// the events are paged, also where the table's order alone is asked for.
+func TestEqualEventsInAStoreOfOneTenant(t *testing.T) {
+	s := newShelf(t)
+	r := rand.New(rand.NewPCG(9, 9))
+	events := randomEvents(r, 40)
+	for i, e := range events {
+		e.Tenant, e.EmitterID, e.EmitterSeq = "acme", "e", uint64(i+1)
+		if i%8 != 0 { // runs of eight
+			e.OccurredAt, e.EventID = events[i-1].OccurredAt, events[i-1].EventID
+		}
+	}
+	r.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
+	s.put(t, events[:25]...)
+	s.put(t, events[25:]...)
+	for _, order := range []string{"occurred_at desc", "occurred_at"} {
+		var want []uint64
+		for _, e := range s.list(t, &pb.ListEventsRequest{OrderBy: order, PageSize: 1000, Filter: `tenant = "acme"`}).GetEvents() {
+			want = append(want, e.GetEmitterSeq())
+		}
+		for _, size := range []int32{1, 3, 8, 9, 39, 40} {
+			var got []uint64
+			for _, e := range s.pages(t, &pb.ListEventsRequest{OrderBy: order, PageSize: size}, func() {}) {
+				got = append(got, e.GetEmitterSeq())
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s in pages of %d:\n%v\nwant\n%v", order, size, got, want)
+			}
+		}
+	}
+}
 
 // A search that is told its tenant finds what it would have found without.
 func TestAStoreOfOneTenantAndOfMore(t *testing.T) {
