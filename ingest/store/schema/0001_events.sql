@@ -5,6 +5,14 @@
 -- from the end without sorting, a time range is a few granules, and what comes in
 -- is almost sorted, so parts of successive batches hardly overlap and merges copy.
 --
+-- Measured on 100 million events of 90 days, one part, 2 cores (bench search):
+--   newest 100 of a tenant, read from the end          35 ms    sorted instead  2 s
+--   the same, sorted by more than the time             160 ms   LIMIT … WITH TIES  1 s
+--   one principal, last 24 h, by the time range alone  70 ms    so no index or projection for it
+--   a trace, with by_trace (2 MB)                      60 ms    without  1.3 s
+--   a session, with by_session (4 MB)                  90 ms    without  2.4 s
+-- A rare value over all time is a scan: 5 s.
+--
 -- Partitions are the months in which rows expire, so that retention drops whole
 -- partitions. A batch has rows of one month only: it is one part, and so it is
 -- stored whole or not at all.
