@@ -23,6 +23,7 @@ package gosdk
 
 import (
 	"context"
+	"crypto/rand"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -113,6 +114,7 @@ type Auditor struct {
 	local   event.Event // base, and who calls over standard input
 	calls   *emit.Calls // used by the emitter's worker alone
 	refused refusals
+	word    string // known to this process alone; see peer
 }
 
 // Audit adds an audit to a server, around the middleware that it has by now. It
@@ -136,7 +138,7 @@ func Audit(server *mcp.Server, o *Options) *Auditor {
 // Open makes an auditor without adding it to a server; see [Auditor.Middleware].
 // With an error, too, the auditor can be used and does what [Audit] says.
 func Open(o *Options) (*Auditor, error) {
-	a := &Auditor{refused: refusals{limit: rate.NewLimiter(refusalRate, refusalBurst)}}
+	a := &Auditor{refused: refusals{limit: rate.NewLimiter(refusalRate, refusalBurst)}, word: rand.Text()}
 	if o != nil {
 		a.o = *o
 	}

@@ -481,6 +481,35 @@ func TestTheReadmeShowsTheExample(t *testing.T) {
 	}
 }
 
+// Without Handler nobody knows the peer: a client that sends the header itself is
+// not believed.
+func TestAClientCannotNameItsOwnAddress(t *testing.T) {
+	s := rpctest.New(t)
+	server := newServer()
+	audit := gosdk.Audit(server, options(t, s))
+	web := httptest.NewServer(mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, nil))
+	defer web.Close()
+	cs, err := mcp.NewClient(&mcp.Implementation{Name: "tester"}, nil).Connect(t.Context(),
+		&mcp.StreamableClientTransport{Endpoint: web.URL, HTTPClient: &http.Client{Transport: bearer("")}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	callTool(t, cs, "read", `{"path":"a.txt"}`)
+	cs.Close()
+	if err := audit.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	events := s.Events()
+	if len(tools(s)) != 1 {
+		t.Errorf("%d events", len(events))
+	}
+	for _, e := range events {
+		if e.ClientIP != "" || e.Transport != "http" || e.Principal != "" {
+			t.Errorf("address %q, transport %q, principal %q", e.ClientIP, e.Transport, e.Principal)
+		}
+	}
+}
+
 // A flood of refusals does not become a flood of events, and what is held back is
 // counted.
 func TestAFloodOfRefusalsIsHeldBack(t *testing.T) {

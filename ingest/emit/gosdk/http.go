@@ -18,9 +18,18 @@ import (
 )
 
 // clientIPHeader carries the peer's address from Handler to the middleware, since
-// the SDK hands headers on and nothing else. What a client sends under this name
-// is dropped.
+// the SDK hands headers on and nothing else. A word that only this process knows
+// stands before it: where Handler is not used, a client could send the header.
 const clientIPHeader = "Mcpaudit-Client-Ip"
+
+// peer is the address that Handler put into the headers, "" when none did.
+func (a *Auditor) peer(h http.Header) string {
+	ip, ok := strings.CutPrefix(h.Get(clientIPHeader), a.word+" ")
+	if !ok {
+		return ""
+	}
+	return ip
+}
 
 // Bounds against callers who are refused on purpose: their events must not push
 // out those of others, nor may they hold a request open.
@@ -45,7 +54,7 @@ func (a *Auditor) Handler(next http.Handler) http.Handler {
 		if err != nil {
 			peer = r.RemoteAddr
 		}
-		r.Header.Set(clientIPHeader, peer)
+		r.Header.Set(clientIPHeader, a.word+" "+peer)
 		watch := &refusalWatch{ResponseWriter: w, auditor: a, request: r, began: time.Now()}
 		next.ServeHTTP(watch, r)
 		watch.done()
@@ -120,7 +129,7 @@ func (w *refusalWatch) refused() {
 	}
 	e := w.auditor.base
 	e.OccurredAt, e.Kind, e.Method = w.began.UnixMicro(), "auth", w.request.Method+" "+w.request.URL.Path
-	e.Transport, e.ClientIP, e.UserAgent = "http", w.request.Header.Get(clientIPHeader), w.request.UserAgent()
+	e.Transport, e.ClientIP, e.UserAgent = "http", w.auditor.peer(w.request.Header), w.request.UserAgent()
 	e.SessionID, e.HTTPStatus = w.request.Header.Get("Mcp-Session-Id"), uint16(w.status)
 	e.Outcome, e.Decision = "denied", "deny"
 	if w.status == http.StatusTooManyRequests {

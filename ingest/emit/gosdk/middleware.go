@@ -33,6 +33,9 @@ func (a *Auditor) Middleware() mcp.Middleware {
 				return nil, errUnaudited
 			}
 			c := a.begin(ctx, method, req)
+			if c.broken != nil && a.o.FailClosed {
+				return nil, errUnaudited
+			}
 			returned := false
 			defer func() {
 				if !returned { // a panic: the process is about to end, and takes the queue along
@@ -127,7 +130,7 @@ func (a *Auditor) caller(c *call, req mcp.Request) {
 	default:
 		*e = a.base
 		e.Transport, e.UserAgent = "http", extra.Header.Get("User-Agent")
-		e.ClientIP = extra.Header.Get(clientIPHeader)
+		e.ClientIP = a.peer(extra.Header)
 		if session != nil {
 			e.SessionID = session.ID()
 		}
