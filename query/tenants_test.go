@@ -2,7 +2,6 @@ package query
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -83,7 +82,7 @@ func TestAStoreOfOneTenantAndOfMore(t *testing.T) {
 	for i, e := range events {
 		e.LogID, e.Batch, e.Leaf, e.ExpiresMonth = log, 1, uint32(i), 20819
 	}
-	if err := s.store.Append(context.Background(), store.Batch{Events: events, Token: fmt.Sprint("other")}); err != nil {
+	if err := s.store.Append(context.Background(), store.Batch{Events: events, Token: "other"}); err != nil {
 		t.Fatal(err)
 	}
 	want(10, "")
