@@ -15,6 +15,24 @@ import (
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
+// What a profile names does not leave, whatever the built-in rules think of it; one
+// that can't be read redacts nothing by accident.
+func TestAProfileRulesWhatIsRedacted(t *testing.T) {
+	profile := writeFile(t, "shop.yaml", "tools: {\"shop/*\": {drop: [note]}}\n")
+	call := `{"method":"tools/call","server":"shop","target":"order","raw_arguments":{"note":"blue","n":1}}`
+	r := command(t, call, "redact", "--profile", profile)
+	if r.status != 0 || strings.Contains(r.stdout, "blue") || !strings.Contains(r.stdout, `"redaction_profile":"shop"`) {
+		t.Errorf("%+v", r)
+	}
+	bad := writeFile(t, "bad.yaml", "tool: {}\n")
+	for _, args := range [][]string{{"redact", "--profile", bad}, {"wrap", "--profile", bad, "--fail", "closed", "--spool", t.TempDir(),
+		"--key-file", filepath.Join(t.TempDir(), "key"), "--", "true"}} {
+		if r := command(t, call, args...); r.status != 1 || r.stdout != "" || !strings.Contains(r.stderr, "bad.yaml: line 1: field tool not found") {
+			t.Errorf("%v: %+v", args, r)
+		}
+	}
+}
+
 func TestVersionIsPrinted(t *testing.T) {
 	if r := command(t, "", "version"); r.status != 0 || strings.TrimSpace(r.stdout) == "" || r.stderr != "" {
 		t.Errorf("%+v", r)

@@ -13,13 +13,14 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
+	"github.com/mcpaudit/mcpaudit/ingest/profile"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
 func importCommand(s *surroundings) *cobra.Command {
 	im := &importer{s: s}
-	var keyFile string
+	var keyFile, profileFile string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "import [FILE...|-]", Short: "Store events or raw calls from files", Args: cobra.ArbitraryArgs,
@@ -44,6 +45,7 @@ are stored, and the exit status is 1. Put such lines right in a file of their ow
 	address := s.serviceFlag(cmd)
 	f := cmd.Flags()
 	f.StringVar(&keyFile, "key-file", s.env("MCPAUDIT_REDACT_KEY_FILE"), "file with the key that raw calls are redacted with, 64 hex digits ($MCPAUDIT_REDACT_KEY_FILE)")
+	f.StringVar(&profileFile, "profile", s.env("MCPAUDIT_REDACT_PROFILE"), "file that says what else of raw calls is redacted; see 'mcpaudit redact --help' ($MCPAUDIT_REDACT_PROFILE)")
 	f.StringVar(&im.name, "emitter", "import", "what the ids of emitters that are made begin with")
 	f.BoolVar(&im.strict, "strict", false, "stop at the first line that can't be taken; those before it are stored")
 	f.DurationVar(&im.patience, "patience", 5*time.Minute, "how long to try again when the service takes nothing")
@@ -58,7 +60,11 @@ are stored, and the exit status is 1. Put such lines right in a file of their ow
 			if err != nil {
 				return fmt.Errorf("import: %w", err)
 			}
-			if im.redact, err = redact.New(redact.DefaultProfile(), key); err != nil {
+			p, err := profile.Read(profileFile)
+			if err != nil {
+				return fmt.Errorf("import: %w", err)
+			}
+			if im.redact, err = redact.New(p, key); err != nil {
 				return fmt.Errorf("import: %w", err)
 			}
 			im.key = key

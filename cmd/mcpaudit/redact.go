@@ -15,6 +15,7 @@ import (
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
+	"github.com/mcpaudit/mcpaudit/ingest/profile"
 	"github.com/mcpaudit/mcpaudit/ingest/protocol"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
@@ -22,13 +23,23 @@ import (
 )
 
 func redactCommand(s *surroundings) *cobra.Command {
-	var keyFile, lookup string
+	var keyFile, profileFile, lookup string
 	cmd := &cobra.Command{
 		Use: "redact", Short: "Turn raw calls into redacted events, or find a pseudonym", Args: cobra.NoArgs,
 		Long: `Read raw calls from standard input, one JSON object a line: an event that may have
 raw_arguments and raw_result (any JSON). Write events: redacted arguments,
 digests, shape, signals and the redaction report. Nothing raw is written. Ids, time,
 kind and outcome that a call lacks are made.
+
+A profile adds to the built-in rules; names are compared without case and
+punctuation, tools are SERVER/TOOL or patterns of them, and entries of their lists
+are names at any depth or paths such as $.user.note:
+
+  key_names: [customer_no]          # values of these are replaced whole
+  allow_keys: [token_count]         # these are kept, though a rule would not
+  tools:
+    "shop/*": {drop: [note], digest: [order_id], keep: [$.user.name]}
+    payments/refund: {drop_all: true}
 
 With --lookup, print the pseudonyms that a value has under the key, one for each
 class, to search stored events for.`,
@@ -37,6 +48,7 @@ class, to search stored events for.`,
   mcpaudit redact --key-file redact.key --lookup alice@example.com`,
 	}
 	cmd.Flags().StringVar(&keyFile, "key-file", s.env("MCPAUDIT_REDACT_KEY_FILE"), "file with the redaction key, 64 hex digits ($MCPAUDIT_REDACT_KEY_FILE)")
+	cmd.Flags().StringVar(&profileFile, "profile", s.env("MCPAUDIT_REDACT_PROFILE"), "file that says what else is redacted ($MCPAUDIT_REDACT_PROFILE)")
 	cmd.Flags().StringVar(&lookup, "lookup", "", "a value whose pseudonyms are wanted")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var key []byte
@@ -53,7 +65,11 @@ class, to search stored events for.`,
 		if err != nil {
 			return err
 		}
-		r, err := redact.New(redact.DefaultProfile(), key)
+		p, err := profile.Read(profileFile)
+		if err != nil {
+			return err
+		}
+		r, err := redact.New(p, key)
 		if err != nil {
 			return err
 		}

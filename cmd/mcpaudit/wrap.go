@@ -21,12 +21,13 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/emit"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
+	"github.com/mcpaudit/mcpaudit/ingest/profile"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
 	"github.com/mcpaudit/mcpaudit/ingest/wrap"
 )
 
 func wrapCommand(s *surroundings) *cobra.Command {
-	var service, server, tenant, environment, principal, principalKind, agent, spool, keyFile, fail string
+	var service, server, tenant, environment, principal, principalKind, agent, spool, keyFile, profileFile, fail string
 	var limit int64
 	var flush time.Duration
 	var quiet bool
@@ -60,6 +61,7 @@ Put it in front of the command in your client's configuration.`,
 	f.StringVar(&spool, "spool", emit.DefaultSpool(s.env, s.home), "folder for events that wait")
 	f.Int64Var(&limit, "spool-limit", 256<<20, "most bytes that wait on disk")
 	f.StringVar(&keyFile, "key-file", orDefault("MCPAUDIT_REDACT_KEY_FILE", keyfile.Default(s.env, s.home)), "file with the redaction key, made when missing ($MCPAUDIT_REDACT_KEY_FILE)")
+	f.StringVar(&profileFile, "profile", s.env("MCPAUDIT_REDACT_PROFILE"), "file that says what else is redacted; see 'mcpaudit redact --help' ($MCPAUDIT_REDACT_PROFILE)")
 	f.StringVar(&fail, "fail", "open", "open: calls pass when they can't be audited; closed: the server is stopped once an event was lost")
 	f.DurationVar(&flush, "flush", time.Second, "how long to wait at the end for the service; what is left is sent next time")
 	f.BoolVarP(&quiet, "quiet", "q", false, "say nothing but errors")
@@ -94,7 +96,11 @@ Put it in front of the command in your client's configuration.`,
 			if err != nil {
 				return nil, err
 			}
-			r, err := redact.New(redact.DefaultProfile(), key)
+			p, err := profile.Read(profileFile)
+			if err != nil {
+				return nil, err
+			}
+			r, err := redact.New(p, key)
 			if err != nil {
 				return nil, err
 			}

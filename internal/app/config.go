@@ -61,6 +61,7 @@ type IngestConfig struct {
 // RedactConfig sets up the second pass of redaction, the one in the service.
 type RedactConfig struct {
 	KeyFile string `key:"key_file" doc:"file with the key of digests and pseudonyms; empty for a key of this run alone"`
+	Profile string `key:"profile" doc:"file that says what is redacted beyond the built-in rules; see 'mcpaudit redact --help'; empty for those alone"`
 }
 
 // QueryConfig bounds each query.

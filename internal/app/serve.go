@@ -19,6 +19,7 @@ import (
 
 	"github.com/mcpaudit/mcpaudit/ingest"
 	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
+	"github.com/mcpaudit/mcpaudit/ingest/profile"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
 	"github.com/mcpaudit/mcpaudit/ingest/rpc"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
@@ -196,7 +197,11 @@ func newRedactor(c RedactConfig, log *slog.Logger) (*redact.Redactor, error) {
 	} else {
 		log.Info("no redact.key_file: pseudonyms that this service makes can't be looked up after it stops")
 	}
-	return redact.New(redact.DefaultProfile(), key)
+	p, err := profile.Read(c.Profile)
+	if err != nil {
+		return nil, err
+	}
+	return redact.New(p, key)
 }
 
 // pages are what HTTP answers: the API, its description, and what machines look

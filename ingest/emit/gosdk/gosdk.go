@@ -36,6 +36,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/emit"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
+	"github.com/mcpaudit/mcpaudit/ingest/profile"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
 )
 
@@ -63,7 +64,8 @@ type Options struct {
 	// KeyFile has the redaction key and is made when missing; default
 	// $MCPAUDIT_REDACT_KEY_FILE or a file in the user's configuration folder.
 	KeyFile string
-	// Profile says what is redacted; default [redact.DefaultProfile].
+	// Profile says what is redacted; default: that of the file which
+	// $MCPAUDIT_REDACT_PROFILE names, or [redact.DefaultProfile].
 	Profile *redact.Profile
 
 	// FailClosed refuses calls that can't be audited. Otherwise they pass, and the
@@ -149,26 +151,27 @@ func Open(o *Options) (*Auditor, error) {
 	a.local.Principal, a.local.PrincipalKind, a.local.Transport = a.o.Principal, "human", "stdio"
 	emit.Identify(&a.local)
 	a.base.ServerInstance = a.local.ServerInstance
-	profile := redact.DefaultProfile()
-	if a.o.Profile != nil {
-		profile = *a.o.Profile
-	}
-	// A definition's digest needs no key: it is the same at every emitter.
-	definitions, badProfile := redact.New(profile, keyfile.New())
-	if badProfile != nil {
-		definitions, _ = redact.New(redact.DefaultProfile(), keyfile.New())
+	// A definition's digest needs no key and no profile: it is the same at every
+	// emitter.
+	definitions, err := redact.New(redact.DefaultProfile(), keyfile.New())
+	if err != nil {
+		return nil, err // the default profile can be used
 	}
 	a.calls = emit.NewCalls(definitions)
-	var err error
 	a.emitter, err = emit.OpenPatiently(func() (*emit.Emitter, error) {
-		if badProfile != nil {
-			return nil, badProfile
+		rules := a.o.Profile
+		if rules == nil {
+			p, err := profile.Read(os.Getenv("MCPAUDIT_REDACT_PROFILE"))
+			if err != nil {
+				return nil, err
+			}
+			rules = &p
 		}
 		key, _, err := keyfile.ReadOrMake(a.o.KeyFile)
 		if err != nil {
 			return nil, err
 		}
-		r, err := redact.New(profile, key)
+		r, err := redact.New(*rules, key)
 		if err != nil {
 			return nil, err
 		}
