@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,16 +20,16 @@ import (
 // morning is when the events of these tests occur: 2026-11-20T09:00:00Z.
 const morning = int64(1795165200e6)
 
-var made uint64
+var made atomic.Uint64
 
 // call is a tool call at a number of milliseconds after morning. Its id sorts by
 // when it was made.
 func call(ms int64, change func(*event.Event)) *event.Event {
-	made++
+	n := made.Add(1)
 	var noise [10]byte
-	noise[2], noise[3], noise[4] = byte(made>>16), byte(made>>8), byte(made)
+	noise[2], noise[3], noise[4] = byte(n>>16), byte(n>>8), byte(n)
 	e := &event.Event{
-		EventID: event.NewID(time.UnixMicro(morning), noise), EmitterID: "e", EmitterSeq: made, OccurredAt: morning + ms*1000,
+		EventID: event.NewID(time.UnixMicro(morning), noise), EmitterID: "e", EmitterSeq: n, OccurredAt: morning + ms*1000,
 		Duration: 1000, Server: "files", Kind: "tool_call", Method: "tools/call", Target: "read", Outcome: "success", Hints: event.DefaultHints,
 	}
 	e.ReceivedAt = e.OccurredAt + int64(e.Duration)
