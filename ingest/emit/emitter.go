@@ -109,6 +109,7 @@ type Emitter struct {
 	closing chan struct{}
 	hurry   chan struct{} // closed when there is no more time to redact
 	once    sync.Once
+	closed  error // what Close says
 	worker  sync.WaitGroup
 	cancel  context.CancelFunc // ends the shipper
 	shipper sync.WaitGroup
@@ -320,8 +321,14 @@ func (e *Emitter) Redactor() *redact.Redactor { return e.redact }
 // Close writes what was emitted to the spool, then delivers until everything is
 // acknowledged or ctx ends. What is not redacted by then is lost, and counted.
 // What is in the spool stays there for the next Open; the error says how much.
+// Closing again says the same again.
 func (e *Emitter) Close(ctx context.Context) error {
-	e.once.Do(func() { close(e.closing) })
+	e.once.Do(func() { e.closed = e.shutDown(ctx) })
+	return e.closed
+}
+
+func (e *Emitter) shutDown(ctx context.Context) error {
+	close(e.closing)
 	hurried := context.AfterFunc(ctx, func() { close(e.hurry) })
 	e.worker.Wait()
 	hurried()

@@ -527,6 +527,26 @@ func TestATornSpoolThatIsAdoptedSaysSo(t *testing.T) {
 	}
 }
 
+// A program may shut its emitter down and have a deferred Close as well.
+func TestClosingTwiceIsClosingOnce(t *testing.T) {
+	s := rpctest.New(t)
+	spool := t.TempDir()
+	e := openEmitter(t, s.Address, spool)
+	emitAll(t, e, 0, 3)
+	gone, cancel := context.WithCancel(t.Context())
+	mustClose(t, e)
+	cancel()
+	next := openEmitter(t, s.Address, spool) // the spool is its now
+	for range 2 {
+		if err := e.Close(gone); err != nil {
+			t.Error(err)
+		}
+	}
+	emitAll(t, next, 3, 5)
+	mustClose(t, next)
+	s.WantDense(next.ID(), 5)
+}
+
 // What can't be redacted before the time is up is lost, and said to be.
 func TestClosingDoesNotWaitForRedaction(t *testing.T) {
 	s := rpctest.New(t)

@@ -333,6 +333,9 @@ func (s *spool) skip(from position) (to position, lost uint64, err error) {
 		lost = end.nextSeq - begin.nextSeq - s.count(from)
 	}
 	damaged := s.path(from.segment)
+	if info, err := os.Stat(damaged); err == nil {
+		s.total -= info.Size() // it takes no room of the spool's from here on
+	}
 	if err := os.Rename(damaged, strings.TrimSuffix(damaged, ".spool")+".damaged"); err != nil && !os.IsNotExist(err) {
 		return from, 0, fmt.Errorf("put a damaged spool segment aside: %w", err)
 	}
