@@ -82,6 +82,10 @@ Put it in front of the command in your client's configuration.`,
 		if quiet {
 			level = slog.LevelError
 		}
+		// Before anything is said: without this a client that closes its end of a pipe would end the audit by
+		// SIGPIPE, and the server with it. Caught, and not ignored: the server
+		// inherits what is ignored.
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 		// A client that does not read standard error must not hold the audit up.
 		messages := newLossyWriter(s.stderr)
 		defer messages.flush(time.Second)
@@ -117,10 +121,6 @@ Put it in front of the command in your client's configuration.`,
 		if err != nil {
 			return err
 		}
-		// Without this a client that closes its end of a pipe would end the audit by
-		// SIGPIPE, and the server with it. Caught, and not ignored: the server
-		// inherits what is ignored.
-		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 		signals := make(chan os.Signal, 8)
 		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 		stderr, _ := s.stderr.(*os.File)
