@@ -19,6 +19,7 @@ import (
 // bubble runs a pipeline in a synctest bubble. The returned function ends it.
 func bubble(t *testing.T, cfg Config, s Store) (p *Pipeline, stop func()) {
 	t.Helper()
+	cfg.Key = testKey
 	p = New(cfg, s, leaveAlone{}, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)), &counts{})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
@@ -72,7 +73,7 @@ func TestWhatIsGatheredAtShutdownIsWrittenAndAnswered(t *testing.T) {
 				t.Errorf("answered %+v", got)
 			}
 		}
-		if keys := checkLog(t, s.all()); len(keys) != 2 {
+		if keys := checkMemory(t, s); len(keys) != 2 {
 			t.Errorf("%v is stored", keys)
 		}
 		checkFree(t, p)
@@ -184,7 +185,7 @@ func TestAnOutageOfSequencesHoldsUpNewEmittersAlone(t *testing.T) {
 			t.Errorf("after the outage: %+v", got)
 		}
 		stop()
-		if keys := checkLog(t, s.all()); len(keys) != 5 {
+		if keys := checkMemory(t, s); len(keys) != 5 {
 			t.Errorf("%v is stored", keys)
 		}
 		checkFree(t, p)
@@ -285,7 +286,7 @@ func TestCallersThatGoAwayGiveTheirMemoryBack(t *testing.T) {
 		}
 		stop()
 		checkFree(t, p)
-		checkLog(t, f.Store.(*inMemory).all())
+		checkMemory(t, f.Store.(*inMemory))
 	})
 }
 
@@ -314,7 +315,7 @@ func TestAnEmitterIsNotForgottenBeforeItsEventsAreStored(t *testing.T) {
 			t.Errorf("the same event again: %+v", got)
 		}
 		stop()
-		checkLog(t, s.all())
+		checkMemory(t, s)
 	})
 }
 
@@ -329,7 +330,7 @@ func (c *crowded) Parts(context.Context) (uint64, error) { return c.parts, c.err
 
 func TestCommitsSlowDownWhileTheStoreHasManyParts(t *testing.T) {
 	s := &crowded{}
-	p := New(Config{MaxAge: 25 * time.Millisecond}, s, leaveAlone{}, time.Now, nil, &counts{})
+	p := New(Config{Key: testKey, MaxAge: 25 * time.Millisecond}, s, leaveAlone{}, time.Now, nil, &counts{})
 	for _, c := range []struct {
 		parts uint64
 		err   error

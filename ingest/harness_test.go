@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 )
 
@@ -101,7 +103,8 @@ var errDisk = errors.New("code: 243. cannot reserve 1.00 MiB, not enough space a
 type faulty struct {
 	Store
 	mu        sync.Mutex
-	mode      fault
+	mode      fault // of appends
+	seals     fault // of appends to the ledger
 	sequences error
 	appends   int
 	refused   int
@@ -113,6 +116,31 @@ func (f *faulty) set(mode fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.mode = mode
+}
+
+func (f *faulty) setSeals(mode fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.seals = mode
+}
+
+func (f *faulty) Seal(ctx context.Context, rows []store.Sealed) error {
+	f.mu.Lock()
+	mode := f.seals
+	if mode != works {
+		f.refused++
+	}
+	f.mu.Unlock()
+	if mode == notApplied {
+		return errDisk
+	}
+	if err := f.Store.Seal(ctx, rows); err != nil {
+		return err
+	}
+	if mode == appliedButFails {
+		return errDisk
+	}
+	return nil
 }
 
 func (f *faulty) setSequences(err error) {
@@ -166,6 +194,8 @@ type inMemory struct {
 	mu     sync.Mutex
 	tokens map[string]bool
 	events []*event.Event
+	logs   []store.LogInfo
+	ledger []store.Sealed
 }
 
 func (m *inMemory) Append(_ context.Context, b store.Batch) error {
@@ -204,14 +234,78 @@ func (m *inMemory) Sequences(_ context.Context, emitters []string) (map[string][
 	return out, nil
 }
 
-func (m *inMemory) Log(context.Context, string, time.Time) (string, uint64, error) {
+func (m *inMemory) Logs(context.Context) ([]store.LogInfo, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	last := uint64(0)
-	for _, e := range m.events {
-		last = max(last, e.Batch)
+	return slices.Clone(m.logs), nil
+}
+
+func (m *inMemory) StartLog(_ context.Context, l store.LogInfo) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.logs = append(m.logs, l)
+	return nil
+}
+
+func (m *inMemory) Seal(_ context.Context, rows []store.Sealed) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range rows {
+		if !slices.ContainsFunc(m.ledger, func(have store.Sealed) bool { return have.Checkpoint == r.Checkpoint }) {
+			m.ledger = append(m.ledger, r)
+		}
 	}
-	return "log", last, nil
+	return nil
+}
+
+func (m *inMemory) LastEntry(_ context.Context, log string) (*store.Sealed, error) {
+	rows := m.entriesOf(log)
+	if len(rows) == 0 {
+		return nil, nil
+	}
+	return &rows[len(rows)-1], nil
+}
+
+func (m *inMemory) entriesOf(log string) []store.Sealed {
+	return slices.DeleteFunc(m.entries(), func(r store.Sealed) bool { return r.Entry.LogID != log })
+}
+
+func (m *inMemory) Rotations(context.Context, string) ([]string, error) { return nil, nil }
+
+func (m *inMemory) Nodes(_ context.Context, log string) ledger.Nodes {
+	return func(ids []ledger.NodeID) ([]ledger.Hash, error) {
+		rows := m.entriesOf(log)
+		var out []ledger.Hash
+		for _, id := range ids {
+			batch, level := ledger.Place(id)
+			out = append(out, rows[batch-1].Nodes[level])
+		}
+		return out, nil
+	}
+}
+
+func (m *inMemory) Unsealed(_ context.Context, log string, last uint64) ([]uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []uint64
+	for _, e := range m.events {
+		if e.LogID == log && e.Batch > last && !slices.Contains(out, e.Batch) {
+			out = append(out, e.Batch)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+func (m *inMemory) Leaves(_ context.Context, _ string, batch uint64) (leaves []ledger.Hash, month uint16, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.events {
+		if e.Batch == batch {
+			leaves, month = append(leaves, ledger.Leaf(event.AppendRow(nil, e))), e.ExpiresMonth
+		}
+	}
+	return leaves, month, nil
 }
 
 func (m *inMemory) Rival(_ context.Context, log string, last uint64, since time.Time) (string, error) {
@@ -231,6 +325,12 @@ func (m *inMemory) all() []*event.Event {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.events)
+}
+
+func (m *inMemory) entries() []store.Sealed {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.ledger)
 }
 
 // readAll reads what a real store has.
@@ -290,6 +390,27 @@ func checkLog(t *testing.T, stored []*event.Event) map[key]bool {
 	return keys
 }
 
+// checkStore checks a real store, events and ledger, and returns the keys.
+func checkStore(t *testing.T, s *store.Store) map[key]bool {
+	t.Helper()
+	events := readAll(t, s)
+	keys := checkLog(t, events)
+	checkLedger(t, events, readLedger(t, s))
+	return keys
+}
+
+// checkMemory is checkStore for one in memory.
+func checkMemory(t *testing.T, m interface {
+	all() []*event.Event
+	entries() []store.Sealed
+}) map[key]bool {
+	t.Helper()
+	events := m.all()
+	keys := checkLog(t, events)
+	checkLedger(t, events, m.entries())
+	return keys
+}
+
 func checkKeys(t *testing.T, got, want map[key]bool) {
 	t.Helper()
 	for k := range want {
@@ -302,6 +423,68 @@ func checkKeys(t *testing.T, got, want map[key]bool) {
 			t.Errorf("%v is stored and was never acknowledged", k)
 		}
 	}
+}
+
+// testKey is the key of the log that tests write.
+var testKey, otherKey = newKey("test"), newKey("other")
+
+func newKey(log string) *ledger.Key {
+	k, _, err := ledger.NewKey(rand.NewChaCha8([32]byte{1}), log)
+	if err != nil {
+		panic(err)
+	}
+	return k
+}
+
+// checkLedger checks that the ledger is the one of the stored events: entries from
+// 1 without holes, each with the root of its batch, which is all there; each
+// checkpoint signed, and of the tree up to it. It returns the kinds of the entries.
+func checkLedger(t *testing.T, stored []*event.Event, rows []store.Sealed) (kinds []string) {
+	t.Helper()
+	leaves := map[uint64][]ledger.Hash{}
+	for _, e := range stored { // in order, see checkLog
+		leaves[e.Batch] = append(leaves[e.Batch], ledger.Leaf(event.AppendRow(nil, e)))
+	}
+	keys, err := ledger.TrustKeys([]string{testKey.Verifier()}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, clock := ledger.NewTree(), int64(0)
+	for i, r := range rows {
+		e := r.Entry
+		kinds = append(kinds, e.Kind)
+		if e.Batch != uint64(i+1) || e.LogID != testKey.LogID() {
+			t.Fatalf("entry %d is number %d of log %q", i+1, e.Batch, e.LogID)
+		}
+		if e.SealedAt < clock {
+			t.Errorf("entry %d was sealed before the one before it", e.Batch)
+		}
+		clock = e.SealedAt
+		if int(e.Events) != len(leaves[e.Batch]) || e.Root != ledger.Root(leaves[e.Batch]) {
+			t.Errorf("entry %d is of %d events and not of the %d that are stored", e.Batch, e.Events, len(leaves[e.Batch]))
+		}
+		delete(leaves, e.Batch)
+		if nodes := tree.Append(e.Leaf()); !slices.Equal(nodes, r.Nodes) {
+			t.Errorf("entry %d has other nodes than its tree", e.Batch)
+		}
+		c, err := ledger.OpenCheckpoint(r.Checkpoint, keys)
+		if want := (ledger.Checkpoint{LogID: testKey.LogID(), Size: tree.Size(), Root: tree.Root()}); err != nil || c != want {
+			t.Errorf("entry %d has checkpoint %+v, %v, want %+v", e.Batch, c, err, want)
+		}
+	}
+	for batch, l := range leaves {
+		t.Errorf("batch %d with %d events is not sealed", batch, len(l))
+	}
+	return kinds
+}
+
+// readLedger reads what a real store has.
+func readLedger(t *testing.T, s *store.Store) (rows []store.Sealed) {
+	t.Helper()
+	if err := s.Entries(t.Context(), testKey.LogID(), 0, math.MaxUint64, func(r store.Sealed) error { rows = append(rows, r); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return rows
 }
 
 // running is a pipeline at work.
@@ -320,6 +503,9 @@ func start(t *testing.T, cfg Config, s Store) *running {
 func startAt(t *testing.T, cfg Config, s Store, now func() time.Time) *running {
 	t.Helper()
 	watch := &counts{}
+	if cfg.Key == nil {
+		cfg.Key = testKey
+	}
 	p := New(cfg, s, leaveAlone{}, now, slog.New(slog.NewTextHandler(io.Discard, nil)), watch)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -5,16 +5,19 @@
 // commits an offset after it and never before. There is no queue behind it that
 // could lose anything: a source that is not answered holds its own events.
 //
-// Three stages overlap. Callers of Submit check and redact on their own
+// Four stages overlap. Callers of Submit check and redact on their own
 // goroutines. The sealer (one goroutine, owner of every emitter's sequence and
-// of the batch number) gathers the requests of all callers into a batch. The
-// writer (one goroutine) appends batch after batch; while it writes one, the
-// sealer gathers the next, so batches grow with the load.
+// of the batch number) gathers the requests of all callers into a batch and hashes
+// it. The writer (one goroutine) appends batch after batch; while it writes one,
+// the sealer gathers the next, so batches grow with the load. The notary (one
+// goroutine, owner of the log's tree and its key) seals what was written with an
+// entry of the ledger, then answers the callers.
 //
-// A crash at any point loses only what was not acknowledged: before the append
-// nothing of the batch exists; after it the batch is stored and an emitter that
-// saw no answer sends its events again, which the sequence that is read back
-// from the store then knows.
+// A crash at any point loses only what was not acknowledged. Before the append
+// nothing of the batch exists. After it the batch is stored: the next start seals
+// it before it does anything else, as this run would have done. An emitter that saw
+// no answer sends its events again, which the sequence that is read back from the
+// store then knows. After the entry all is done but the answer.
 package ingest
 
 import (
@@ -30,20 +33,27 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 )
 
 // Config of a pipeline. The zero value of a field means its default.
 type Config struct {
-	LogName string        // name of the log that this instance writes; default "main"
 	MaxRows int           // events in a batch; default 20000
 	MaxAge  time.Duration // how long the first event of a batch waits for others; default 25 ms
 	// MaxBytes is how much memory the events under way may take, in bytes: their
 	// own, not those on the wire. Default 64 MiB, some 35,000 events of 600 bytes.
 	MaxBytes int64
-	// Retention is how many months events are kept after the month in which they
-	// were received; default 12.
-	Retention int
+	// Retention says how long events are kept.
+	Retention Retention
+	// Key signs the log; the log's id is part of it. Required.
+	Key *ledger.Key
+	// Rotations are the statements by which the log's earlier keys handed over to
+	// this one; those that the ledger lacks become part of it.
+	Rotations []string
+	// Remembered are signed checkpoints of the log that were kept outside of the
+	// store: a store that has another past is refused.
+	Remembered []string
 	// Emitters is how many emitters' sequences are kept in memory; others are
 	// read back from the store when they are heard again. Default 200000.
 	Emitters int
@@ -55,11 +65,8 @@ func (c Config) withDefaults() Config {
 			*v = d
 		}
 	}
-	if c.LogName == "" {
-		c.LogName = "main"
-	}
 	set(&c.MaxRows, 20000)
-	set(&c.Retention, 12)
+	set(&c.Retention.Default, 12)
 	set(&c.Emitters, 200000)
 	if c.MaxAge == 0 {
 		c.MaxAge = 25 * time.Millisecond
@@ -70,6 +77,21 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// Retention is how many months events are kept after the month in which they were
+// received.
+type Retention struct {
+	Default int            // default 12
+	Tenants map[string]int // those that differ
+}
+
+// Months is how long a tenant's events are kept.
+func (r Retention) Months(tenant string) int {
+	if m, ok := r.Tenants[tenant]; ok {
+		return m
+	}
+	return r.Default
+}
+
 // Store is what the pipeline needs of one; *store.Store is it.
 type Store interface {
 	// Append stores a batch durably and once; after an error the same batch is
@@ -78,8 +100,23 @@ type Store interface {
 	// Sequences reads which numbers of these emitters are stored. With an error,
 	// the map has those that were read all the same.
 	Sequences(ctx context.Context, emitters []string) (map[string][]store.Run, error)
-	// Log finds or starts the log of this name, and its last batch.
-	Log(ctx context.Context, name string, now time.Time) (id string, last uint64, err error)
+	// Logs are the logs of the store.
+	Logs(ctx context.Context) ([]store.LogInfo, error)
+	// StartLog adds a log; adding it again changes nothing.
+	StartLog(ctx context.Context, l store.LogInfo) error
+	// Seal stores entries of the ledger durably and once; after an error the same
+	// entries are sealed again.
+	Seal(ctx context.Context, rows []store.Sealed) error
+	// LastEntry is a log's entry with the highest number, nil when it has none.
+	LastEntry(ctx context.Context, logID string) (*store.Sealed, error)
+	// Rotations are the statements of rotation in a log.
+	Rotations(ctx context.Context, logID string) ([]string, error)
+	// Nodes reads nodes of a log's tree.
+	Nodes(ctx context.Context, logID string) ledger.Nodes
+	// Unsealed are the batches after last that are stored, ascending.
+	Unsealed(ctx context.Context, logID string, last uint64) ([]uint64, error)
+	// Leaves are the leaf hashes of a stored batch, and when it expires.
+	Leaves(ctx context.Context, logID string, batch uint64) (leaves []ledger.Hash, month uint16, err error)
 	// Rival says which log another instance has written to: this log, when it has
 	// a batch after last, or another one since then; "" when there is none.
 	Rival(ctx context.Context, log string, last uint64, since time.Time) (string, error)
@@ -132,13 +169,18 @@ type Settled struct {
 	Stored, Duplicates int
 	Rejected           []Rejection
 	Progress           []Progress
+	// The newest checkpoint of the log when they were: a signed note, and its size.
+	LogID      string
+	Checkpoint string
+	Size       uint64
 }
 
 // request is one Submit under way. The sealer fills settled; whoever closes
 // done has made it true.
 type request struct {
 	events  []*event.Event
-	index   []int // position of each event in the caller's request
+	entry   *ledger.Entry // something else for the log, see Record
+	index   []int         // position of each event in the caller's request
 	settled Settled
 	err     error
 	weight  int64 // held of Pipeline.memory until done
@@ -167,7 +209,9 @@ type Pipeline struct {
 
 	age          atomic.Int64  // how long a batch gathers now, in nanoseconds; the writer sets it
 	received     atomic.Int64  // of the latest request; see receive
-	settledBatch atomic.Uint64 // the last batch that is durable; the writer sets it
+	settledBatch atomic.Uint64 // the last entry that is durable; the notary sets it
+
+	own atomic.Pointer[ownLog] // set when it runs
 }
 
 // New makes a pipeline; it does nothing until Run.
@@ -370,30 +414,81 @@ func (w *Pending) Wait(ctx context.Context) (Settled, error) {
 	return w.r.settled, nil
 }
 
-// Run finds the log, then commits batches until ctx ends; what was gathered by
-// then is written before it returns.
+// Record appends an entry of another kind than events to the log, and returns its
+// number when it is durable. The error is ErrUnavailable or the context's.
+func (p *Pipeline) Record(ctx context.Context, kind, detail string) (batch uint64, err error) {
+	if p.Ready() != nil {
+		return 0, ErrUnavailable
+	}
+	r := &request{entry: &ledger.Entry{Format: ledger.Format, Kind: kind, Root: ledger.EmptyRoot, Detail: detail}, done: make(chan struct{})}
+	select {
+	case p.in <- r:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-p.closed:
+		return 0, ErrUnavailable
+	}
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	if r.err != nil {
+		return 0, r.err
+	}
+	return r.entry.Batch, nil
+}
+
+// Checkpoint is the newest one, a signed note, and its size; "" and 0 when the log
+// has no entry yet or is not open.
+func (p *Pipeline) Checkpoint() (signed string, size uint64) {
+	l := p.own.Load()
+	if l == nil {
+		return "", 0
+	}
+	c := l.newest.Load()
+	return c.signed, c.size
+}
+
+// Consistency proves that the pipeline's log has only grown between two of its
+// sizes (RFC 6962, section 2.1.2).
+func (p *Pipeline) Consistency(ctx context.Context, from, to uint64) ([]ledger.Hash, error) {
+	l := p.own.Load()
+	if l == nil {
+		return nil, ErrUnavailable
+	}
+	return l.Consistency(ctx, from, to)
+}
+
+// Run opens the log, seals what an earlier run left, then commits batches until
+// ctx ends; what was gathered by then is written before it returns.
 func (p *Pipeline) Run(ctx context.Context) error {
-	id, last, err := p.store.Log(ctx, p.cfg.LogName, p.now())
+	id := p.cfg.Key.LogID()
+	if other, err := p.store.Rival(ctx, id, math.MaxUint64, p.now().Add(-rivalPause)); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("start ingest: %w", err)
+	} else if other != "" {
+		return fmt.Errorf("start ingest: %w: log %q was written to within the last %v; stop the other one, or wait until it has stopped", ErrRival, other, rivalPause)
+	}
+	l, clock, err := p.open(ctx)
 	if err != nil && ctx.Err() != nil {
 		return nil //nolint:nilerr // stopped before it began: nothing was taken
 	}
 	if err != nil {
 		return fmt.Errorf("start ingest: %w", err)
 	}
-	if other, err := p.store.Rival(ctx, id, math.MaxUint64, p.now().Add(-rivalPause)); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("start ingest: %w", err)
-	} else if other != "" {
-		return fmt.Errorf("start ingest: %w: log %q was written to within the last %v; stop the other one, or wait until it has stopped", ErrRival, other, rivalPause)
-	}
+	last := l.tree.Size()
+	p.own.Store(l)
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	s := newSealer(p, id, last)
+	s := newSealer(p, id, last, clock)
 	p.ready.Store(true)
 	p.log.Info("ingest is ready", "log", id, "last_batch", last)
 
-	batches := make(chan sealed, 1)
+	batches, stored := make(chan sealed, 1), make(chan sealed, 1)
 	var wg sync.WaitGroup
-	wg.Go(func() { p.write(ctx, id, last, batches, fail) })
+	wg.Go(func() { p.write(ctx, id, last, batches, stored, fail) })
+	var notary error
+	wg.Go(func() { notary = p.notarise(ctx, l, stored, fail) })
 	s.run(ctx, batches)
 	p.ready.Store(false)
 	close(p.closed)
@@ -402,21 +497,51 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	if err := context.Cause(ctx); errors.Is(err, ErrRival) {
 		return fmt.Errorf("ingest stops: %w: log %q has batches that are not of this instance; give each instance a store of its own", err, id)
 	}
+	if notary != nil && !errors.Is(notary, ErrUnavailable) {
+		return fmt.Errorf("ingest stops: %w", notary)
+	}
 	return nil
 }
 
-// health is whether the last append worked. Waiting callers are told at once
-// when it turns bad.
+// open opens the log and brings it to where an earlier run would have: batches that
+// were stored are sealed, keys that took over are recorded.
+func (p *Pipeline) open(ctx context.Context) (*ownLog, int64, error) {
+	l, sealedAt, err := openLog(ctx, p.store, p.cfg.Key, p.cfg.Rotations, p.cfg.Remembered, p.now())
+	if err != nil {
+		return nil, 0, err
+	}
+	sealedAt = max(sealedAt, p.now().UnixMicro())
+	entries, err := l.unsealed(ctx, sealedAt)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, e := range entries {
+		p.log.Warn("sealing a batch that was stored and not sealed when the service last ended; none of its events was acknowledged", "batch", e.Batch, "events", e.Events)
+	}
+	keys, err := l.rotations(ctx, p.cfg.Rotations, l.tree.Size()+uint64(len(entries))+1, sealedAt)
+	if err != nil {
+		return nil, 0, err
+	}
+	if entries = append(entries, keys...); len(entries) > 0 {
+		if err := p.commit(ctx, l, entries); err != nil {
+			return nil, 0, fmt.Errorf("seal what was stored last: %w", err)
+		}
+	}
+	return l, sealedAt, nil
+}
+
+// health is whether what was last asked of the store worked. Waiting callers are
+// told at once when it turns bad.
 type health struct {
 	mu   sync.Mutex
-	bad  bool
-	down chan struct{} // closed while bad
+	bad  int           // what fails: appending, sealing
+	down chan struct{} // closed while anything does
 }
 
 func (h *health) isDown() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.bad
+	return h.bad != 0
 }
 
 func (h *health) downSignal() <-chan struct{} {
@@ -425,14 +550,18 @@ func (h *health) downSignal() <-chan struct{} {
 	return h.down
 }
 
-// set reports whether the state changed.
-func (h *health) set(bad bool) bool {
+// set reports whether the state of the whole changed.
+func (h *health) set(what int, fails bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if bad == h.bad {
+	was := h.bad
+	if h.bad &^= what; fails {
+		h.bad |= what
+	}
+	if (was != 0) == (h.bad != 0) {
 		return false
 	}
-	if h.bad = bad; bad {
+	if h.bad != 0 {
 		close(h.down)
 	} else {
 		h.down = make(chan struct{})

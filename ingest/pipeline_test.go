@@ -42,7 +42,7 @@ func TestAnEventIsStoredOnceWhereverItComesFromAgain(t *testing.T) {
 	for n := range uint64(5) {
 		want[key{"a", n + 1}] = true
 	}
-	checkKeys(t, checkLog(t, readAll(t, s)), want)
+	checkKeys(t, checkStore(t, s), want)
 	if p.watch.stored != 2 || p.watch.duplicates != 2 || p.watch.of != 2 {
 		t.Errorf("the observer heard %+v", p.watch)
 	}
@@ -82,7 +82,7 @@ func TestPromise2ExactlyOnceWithManyCallersThatSendTheSame(t *testing.T) {
 		}
 		wg.Wait()
 		p.stop()
-		checkKeys(t, checkLog(t, readAll(t, s)), acked)
+		checkKeys(t, checkStore(t, s), acked)
 	}
 }
 
@@ -109,7 +109,7 @@ func TestProgressTellsGapsFromAnUnbrokenSequence(t *testing.T) {
 		checkSettled(t, p.submit(t, these("e", c.seqs...)...), len(c.seqs), 0, Progress{"e", c.contiguous, c.highest})
 	}
 	p.stop()
-	checkLog(t, readAll(t, s))
+	checkStore(t, s)
 }
 
 // Promise 5, as far as ingest goes: what is missing stays visible. Whatever is
@@ -182,7 +182,7 @@ func TestOneBadEventIsRefusedByItsIndexAndItsNeighboursAreStored(t *testing.T) {
 		checkSettled(t, p.submit(t, these(c.field, 2)...), 1, 0, Progress{c.field, 3, 5})
 	}
 	p.stop()
-	checkLog(t, readAll(t, s))
+	checkStore(t, s)
 }
 
 // clumsy is a redactor whose own words break the record.
@@ -244,7 +244,7 @@ func TestPromise5AnEmitterWithTooManyGapsIsStillHeard(t *testing.T) {
 	// A gap that is kept track of is closed.
 	checkSettled(t, p.submit(t, these("holed", last-1)...), 1, 0, Progress{"holed", 0, last + 6})
 	p.stop()
-	checkLog(t, readAll(t, s))
+	checkStore(t, s)
 }
 
 // What an emitter is called is up to it. The store must find it by that name, or
@@ -264,7 +264,7 @@ func TestEmittersWithStrangeNamesAreKnownAgainAfterARestart(t *testing.T) {
 		}
 		p.stop()
 	}
-	if n := len(checkLog(t, readAll(t, s))); n != len(names) {
+	if n := len(checkStore(t, s)); n != len(names) {
 		t.Errorf("%d emitters are stored, want %d", n, len(names))
 	}
 }
@@ -308,12 +308,12 @@ func TestAPipelineThatDoesNotRunTakesNothing(t *testing.T) {
 
 type noLog struct{ inMemory }
 
-func (*noLog) Log(context.Context, string, time.Time) (string, uint64, error) {
-	return "", 0, errDisk
-}
+func (*noLog) Logs(context.Context) ([]store.LogInfo, error) { return nil, errDisk }
 
 func TestALogThatCannotBeFoundStopsTheStart(t *testing.T) {
-	p := New(quick, &noLog{}, leaveAlone{}, time.Now, nil, &counts{})
+	cfg := quick
+	cfg.Key = testKey
+	p := New(cfg, &noLog{}, leaveAlone{}, time.Now, nil, &counts{})
 	if err := p.Run(context.Background()); !errors.Is(err, errDisk) || !strings.HasPrefix(err.Error(), "start ingest: ") {
 		t.Errorf("Run: %v", err)
 	}

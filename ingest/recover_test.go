@@ -80,7 +80,7 @@ func TestOnlyRequestsWithUnknownEmittersWaitForTheirHistory(t *testing.T) {
 		}
 		stop()
 		checkFree(t, p)
-		if keys := checkLog(t, s.all()); len(keys) != 7 {
+		if keys := checkMemory(t, s); len(keys) != 7 {
 			t.Errorf("%v is stored", keys)
 		}
 		asked := 0
@@ -122,7 +122,7 @@ func TestWhatWasReadBeforeAFailureIsKept(t *testing.T) {
 		}
 		stop()
 		checkFree(t, p)
-		checkLog(t, s.all())
+		checkMemory(t, s)
 	})
 }
 
@@ -168,6 +168,6 @@ func TestARequestWithMoreEmittersThanAreKeptIsStored(t *testing.T) {
 		}
 		stop()
 		checkFree(t, p)
-		checkLog(t, s.all())
+		checkMemory(t, s)
 	})
 }

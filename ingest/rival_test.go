@@ -9,17 +9,12 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 )
 
-// otherLog is the same store under another log's name.
-type otherLog struct{ *inMemory }
-
-func (s otherLog) Log(context.Context, string, time.Time) (string, uint64, error) {
-	return "other", 0, nil
-}
-
-func runs(t *testing.T, s Store) (p *Pipeline, ended chan error) {
-	p = New(Config{MaxAge: time.Millisecond}, s, leaveAlone{}, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)), &counts{})
+func runs(t *testing.T, s Store, k *ledger.Key) (p *Pipeline, ended chan error) {
+	p = New(Config{MaxAge: time.Millisecond, Key: k}, s, leaveAlone{}, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)), &counts{})
 	ended = make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
@@ -34,16 +29,16 @@ func TestASecondInstanceOnAStoreIsRefused(t *testing.T) {
 	t.Run("with a log of its own", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := &inMemory{}
-			p, _ := runs(t, s)
+			p, _ := runs(t, s, testKey)
 			<-submitted(t.Context(), p, 1, these("a", 1)...)
 			time.Sleep(rivalPause - time.Second)
-			_, ended := runs(t, otherLog{s})
-			if err := <-ended; !errors.Is(err, ErrRival) || !strings.Contains(err.Error(), `log "log" was written to within the last 10s`) {
+			_, ended := runs(t, s, otherKey)
+			if err := <-ended; !errors.Is(err, ErrRival) || !strings.Contains(err.Error(), `log "test" was written to within the last 10s`) {
 				t.Errorf("Run: %v", err)
 			}
 			// The first one is gone, and the second one takes its place.
 			time.Sleep(2 * time.Second)
-			p, _ = runs(t, otherLog{s})
+			p, _ = runs(t, s, otherKey)
 			if err := p.Ready(); err != nil {
 				t.Error(err)
 			}
@@ -52,8 +47,8 @@ func TestASecondInstanceOnAStoreIsRefused(t *testing.T) {
 	t.Run("with the same log", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := &inMemory{}
-			one, oneEnded := runs(t, s)
-			two, twoEnded := runs(t, s)
+			one, oneEnded := runs(t, s, testKey)
+			two, twoEnded := runs(t, s, testKey)
 			var err error
 			for n := range uint64(60) {
 				<-submitted(t.Context(), one, 1, these("a", n+1)...)
@@ -69,14 +64,14 @@ func TestASecondInstanceOnAStoreIsRefused(t *testing.T) {
 				}
 				break
 			}
-			if !errors.Is(err, ErrRival) || !strings.Contains(err.Error(), `log "log" has batches that are not of this instance`) {
+			if !errors.Is(err, ErrRival) || !strings.Contains(err.Error(), `log "test" has batches that are not of this instance`) {
 				t.Errorf("Run: %v", err)
 			}
 		})
 	})
 	t.Run("alone", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			p, _ := runs(t, &inMemory{})
+			p, _ := runs(t, &inMemory{}, testKey)
 			for n := range uint64(60) {
 				if got := <-submitted(t.Context(), p, 1, these("a", n+1)...); got.err != nil {
 					t.Fatal(got.err)

@@ -2,24 +2,25 @@ package ingest
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 )
 
-// sealed is a batch on its way to the store, with the requests that wait for it.
-// A batch without events has nothing to store: its requests were duplicates of
-// batches before it.
+// sealed is a batch on its way to the store, with the requests that wait for it:
+// its events, and the entry of the ledger that seals them. Without an entry there
+// is nothing to store: its requests were duplicates of batches before it.
 type sealed struct {
 	batch    store.Batch
-	number   uint64
+	entry    *ledger.Entry
 	requests []*request
+	failed   bool // it was given up
 }
 
 // sealer gathers requests into batches. Its fields belong to the goroutine that
@@ -30,17 +31,18 @@ type sealed struct {
 type sealer struct {
 	p      *Pipeline
 	logID  string
-	last   uint64 // number of the last batch that was sealed
+	last   uint64 // number of the last entry
+	clock  int64  // when that was sealed, µs: entries never go back in time
 	known  *simplelru.LRU[string, *sequence]
 	row    []byte
 	parked []*request
 	recovery
 }
 
-func newSealer(p *Pipeline, logID string, last uint64) *sealer {
+func newSealer(p *Pipeline, logID string, last uint64, sealedAt int64) *sealer {
 	// The size is enforced by evict, which knows what may go.
 	known, _ := simplelru.NewLRU[string, *sequence](1<<31-1, nil)
-	return &sealer{p: p, logID: logID, last: last, known: known, recovery: newRecovery()}
+	return &sealer{p: p, logID: logID, last: last, clock: sealedAt, known: known, recovery: newRecovery()}
 }
 
 // run gathers and seals until ctx ends.
@@ -57,7 +59,9 @@ func (s *sealer) run(ctx context.Context, out chan<- sealed) {
 			ready = s.learn(ctx, got)
 		}
 		if len(ready) > 0 {
-			out <- s.seal(s.gather(ctx, ready))
+			for _, b := range s.seal(s.gather(ctx, ready)) {
+				out <- b
+			}
 		}
 	}
 }
@@ -98,13 +102,12 @@ func (s *sealer) gather(ctx context.Context, requests []*request) []*request {
 	return requests
 }
 
-// seal drops duplicates and gives every other event its place in the log.
-func (s *sealer) seal(requests []*request) sealed {
+// seal drops duplicates and gives every other event its place in the log: in a
+// batch of the month in which it expires, of which there are as many as tenants
+// differ in how long their events are kept. The requests wait for the last batch.
+func (s *sealer) seal(requests []*request) []sealed {
 	now := s.p.now()
-	number := s.last + 1
-	expires := expiryMonth(now, s.p.cfg.Retention)
-	b := sealed{requests: requests, number: s.last}
-	token := sha256.New()
+	var months []*month
 	for _, r := range requests {
 		for i, e := range r.events {
 			q, _ := s.known.Get(e.EmitterID)
@@ -117,24 +120,60 @@ func (s *sealer) seal(requests []*request) sealed {
 					Field: "emitter_seq", Reason: fmt.Sprintf("lies among the oldest of more than %d gaps of the emitter's sequence, where it is not known any more what is stored", store.MaxRuns)}})
 				continue
 			}
-			q.batch = number
+			expires := expiryMonth(now, s.p.cfg.Retention.Months(e.Tenant))
+			at := slices.IndexFunc(months, func(m *month) bool { return m.expires == expires })
+			if at < 0 {
+				at = len(months)
+				months = append(months, &month{number: s.last + 1 + uint64(at), expires: expires})
+			}
+			months[at].add(s, e)
+			q.batch = max(q.batch, months[at].number)
 			r.settled.Stored++
-			e.LogID, e.Batch, e.Leaf, e.ExpiresMonth = s.logID, number, uint32(len(b.batch.Events)), expires
-			b.batch.Events = append(b.batch.Events, e)
-			s.row = event.AppendRow(s.row[:0], e)
-			leaf := sha256.Sum256(s.row)
-			token.Write(leaf[:])
 		}
 		r.settled.Progress = s.progress(r)
 	}
-	if len(b.batch.Events) > 0 {
-		s.last, b.number = number, number
-		// The contents are part of the name: a number that is used again after a
-		// crash, for other events, must not be taken for the first one.
-		b.batch.Token = fmt.Sprintf("%s/%d/%s", s.logID, number, hex.EncodeToString(token.Sum(nil)[:16]))
+	var out []sealed
+	for _, m := range months {
+		s.clock = max(s.clock, now.UnixMicro(), m.received)
+		s.last = m.number
+		e := &ledger.Entry{Format: ledger.Format, Kind: ledger.KindEvents, LogID: s.logID, Batch: m.number, SealedAt: s.clock,
+			Schema: event.Schema, Events: uint32(len(m.events)), Root: ledger.Root(m.leaves), ExpiresMonth: m.expires}
+		// The contents are part of the name: a number that is used again after a crash,
+		// for other events, must not be taken for the first one.
+		out = append(out, sealed{batch: store.Batch{Events: m.events, Token: fmt.Sprintf("%s/%d/%x", s.logID, m.number, e.Root[:16])}, entry: e})
 	}
+	for _, r := range requests {
+		if r.entry == nil {
+			continue
+		}
+		s.clock = max(s.clock, now.UnixMicro())
+		s.last++
+		r.entry.Batch, r.entry.SealedAt, r.entry.LogID = s.last, s.clock, s.logID
+		out = append(out, sealed{entry: r.entry})
+	}
+	if len(out) == 0 {
+		out = append(out, sealed{})
+	}
+	out[len(out)-1].requests = requests
 	s.evict()
-	return b
+	return out
+}
+
+// month gathers the events of a batch.
+type month struct {
+	number   uint64
+	expires  uint16
+	events   []*event.Event
+	leaves   []ledger.Hash
+	received int64 // the latest of them
+}
+
+func (m *month) add(s *sealer, e *event.Event) {
+	e.LogID, e.Batch, e.Leaf, e.ExpiresMonth = s.logID, m.number, uint32(len(m.events)), m.expires
+	m.events = append(m.events, e)
+	s.row = event.AppendRow(s.row[:0], e)
+	m.leaves = append(m.leaves, ledger.Leaf(s.row))
+	m.received = max(m.received, e.ReceivedAt)
 }
 
 // progress of each emitter of a request, in the order of first mention. It is

@@ -4,16 +4,19 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
+
+	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 )
 
 // Parts above which commits are paced: each insert makes a part, and merging
 // falls behind when they are made faster than it works.
 const crowdedParts = 300
 
-// write appends batches, one after the other, until batches is closed. A batch
-// that fails is tried again until it is stored: whether the failed attempt was
-// stored is not known, and its deduplication token makes trying again safe.
-// Everything behind it waits, and callers are told ErrUnavailable meanwhile.
+// write appends the events of batches, one batch after the other, until batches
+// is closed, and passes them on to be sealed. A batch that fails is tried again until
+// it is stored: whether the failed attempt was stored is not known, and its
+// deduplication token makes trying again safe. Everything behind it waits, and
+// callers are told ErrUnavailable meanwhile.
 //
 // Once ctx has ended a failing batch is given up, and with it every batch behind
 // it: their duplicates and their progress count on it, and the log has no holes.
@@ -21,26 +24,21 @@ const crowdedParts = 300
 //
 // From time to time it looks whether somebody else writes the same log, and calls
 // fail then.
-func (p *Pipeline) write(ctx context.Context, log string, last uint64, batches <-chan sealed, fail context.CancelCauseFunc) {
+func (p *Pipeline) write(ctx context.Context, log string, last uint64, batches <-chan sealed, stored chan<- sealed, fail context.CancelCauseFunc) {
+	defer close(stored)
 	paced, looked, gaveUp := time.Time{}, p.now(), false
 	for b := range batches {
 		p.room <- struct{}{}
-		if !gaveUp && len(b.batch.Events) > 0 {
-			gaveUp = !p.append(ctx, b)
-		}
-		if gaveUp {
-			for _, r := range b.requests {
-				r.err = ErrUnavailable
+		if n := len(b.batch.Events); !gaveUp && n > 0 {
+			start := p.now()
+			gaveUp = !p.insist(ctx, appending, n, func(ctx context.Context) error { return p.store.Append(ctx, b.batch) })
+			if !gaveUp {
+				last = max(last, b.entry.Batch)
+				p.watch.Committed(n, p.now().Sub(start))
 			}
 		}
-		p.settledBatch.Store(b.number)
-		if !gaveUp {
-			last = max(last, b.number)
-		}
-		for _, r := range b.requests {
-			p.memory.Release(r.weight)
-			close(r.done)
-		}
+		b.failed = gaveUp
+		stored <- b
 		if now := p.now(); now.Sub(paced) > time.Second {
 			paced = now
 			p.pace(ctx)
@@ -56,26 +54,107 @@ func (p *Pipeline) write(ctx context.Context, log string, last uint64, batches <
 	}
 }
 
-func (p *Pipeline) append(ctx context.Context, b sealed) bool {
+// notarise seals what was stored, and then tells the callers: what is acknowledged
+// is in the ledger. While it seals, the next batch is stored, so a crash leaves at
+// most a few batches that are stored and not sealed, none of them acknowledged;
+// the next start seals them. All that waits is sealed with one insert.
+func (p *Pipeline) notarise(ctx context.Context, l *ownLog, stored <-chan sealed, fail context.CancelCauseFunc) error {
+	gaveUp := false
+	var broken error
+	for b := range stored {
+		batches := []sealed{b}
+		for more := true; more && len(batches) < maxSealed; {
+			select {
+			case b, ok := <-stored:
+				if more = ok; ok {
+					batches = append(batches, b)
+				}
+			default:
+				more = false
+			}
+		}
+		var entries []*ledger.Entry
+		for _, b := range batches {
+			if b.entry != nil && !b.failed && !gaveUp {
+				entries = append(entries, b.entry)
+			}
+			gaveUp = gaveUp || b.failed
+		}
+		if len(entries) > 0 && broken == nil {
+			if broken = p.commit(ctx, l, entries); broken != nil {
+				gaveUp = true
+				fail(broken)
+			}
+		}
+		p.settle(l, batches, broken)
+	}
+	return broken
+}
+
+// maxSealed is how many batches are sealed with one insert.
+const maxSealed = 100
+
+// commit signs entries and makes them durable. The error is one of the context,
+// or of a key that does not sign.
+func (p *Pipeline) commit(ctx context.Context, l *ownLog, entries []*ledger.Entry) error {
+	rows, err := l.sign(entries)
+	if err != nil {
+		return err
+	}
+	if !p.insist(ctx, sealing, len(rows), func(ctx context.Context) error { return p.store.Seal(ctx, rows) }) {
+		return ErrUnavailable
+	}
+	last := rows[len(rows)-1]
+	l.newest.Store(&checkpoint{last.Checkpoint, last.Entry.Batch})
+	p.settledBatch.Store(last.Entry.Batch)
+	return nil
+}
+
+// settle answers the requests of batches.
+func (p *Pipeline) settle(l *ownLog, batches []sealed, broken error) {
+	newest := l.newest.Load()
+	for _, b := range batches {
+		if b.failed || broken != nil {
+			for _, r := range b.requests {
+				r.err = ErrUnavailable
+			}
+		}
+		for _, r := range b.requests {
+			r.settled.LogID, r.settled.Checkpoint, r.settled.Size = l.key.LogID(), newest.signed, newest.size
+			p.memory.Release(r.weight)
+			close(r.done)
+		}
+	}
+}
+
+// What is done to the store; each can fail while the other works.
+const (
+	appending = 1 << iota
+	sealing
+)
+
+var doing = map[int]string{appending: "append of events", sealing: "append to the ledger"}
+
+// insist tries until the store has done it, or fails after ctx has ended, and says
+// whether it was done.
+func (p *Pipeline) insist(ctx context.Context, what, rows int, do func(context.Context) error) bool {
 	wait := 100 * time.Millisecond
 	for {
-		start := p.now()
-		// The append outlives ctx: at shutdown the last batches are written.
+		// The work outlives ctx: at shutdown the last batches are written.
 		work, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		overdue := p.watchFor(len(b.batch.Events))
-		err := p.store.Append(work, b.batch)
+		overdue := p.watchFor(what, rows)
+		err := do(work)
 		overdue()
 		cancel()
 		if err == nil {
-			if p.health.set(false) {
+			if p.health.set(what, false) {
 				p.log.Info("the store takes events again")
 			}
-			p.watch.Committed(len(b.batch.Events), p.now().Sub(start))
 			return true
 		}
 		p.watch.StoreFailed()
-		if p.health.set(true) {
-			p.log.Error("the store does not take events; emitters are told to wait and to send again", "batch", b.number, "events", len(b.batch.Events), "error", err)
+		if p.health.set(what, true) {
+			p.log.Error("the store does not take events; emitters are told to wait and to send again", "doing", doing[what], "rows", rows, "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -92,12 +171,12 @@ const overdueAfter = 10 * time.Second
 
 // watchFor tells callers when an append takes too long. The returned function ends
 // the watch; what it has said is true until the append returns.
-func (p *Pipeline) watchFor(events int) (end func()) {
+func (p *Pipeline) watchFor(what, rows int) (end func()) {
 	said := make(chan struct{})
 	t := time.AfterFunc(overdueAfter, func() {
 		defer close(said)
-		if p.health.set(true) {
-			p.log.Error("the store has not answered an append; emitters are told to wait and to send again", "events", events, "for", overdueAfter)
+		if p.health.set(what, true) {
+			p.log.Error("the store has not answered; emitters are told to wait and to send again", "doing", doing[what], "rows", rows, "for", overdueAfter)
 		}
 	})
 	return func() {

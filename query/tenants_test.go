@@ -74,8 +74,8 @@ func TestAStoreOfOneTenantAndOfMore(t *testing.T) {
 	s.put(t, of("acme", 3)...)
 	want(8, "acme")
 	// Another tenant, in a log that did not exist before.
-	log, _, err := s.store.Log(context.Background(), "other", time.Now())
-	if err != nil {
+	const log = "other"
+	if err := s.store.StartLog(context.Background(), store.LogInfo{ID: log, StartedAt: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	events := of("globex", 2)

@@ -72,8 +72,8 @@ func TestAWatcherGetsEachEventOnceAndInOrder(t *testing.T) {
 	defer cancel()
 	var logs [3]string
 	for i := range logs {
-		id, _, err := s.store.Log(ctx, fmt.Sprint("log", i), time.Now())
-		if err != nil {
+		id := fmt.Sprint("log", i)
+		if err := s.store.StartLog(ctx, store.LogInfo{ID: id, StartedAt: time.Now()}); err != nil {
 			t.Fatal(err)
 		}
 		logs[i] = id

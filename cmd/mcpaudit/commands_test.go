@@ -98,12 +98,12 @@ func TestEveryCommandExplainsItselfWithAnExample(t *testing.T) {
 }
 
 func TestAFlagWinsOverTheEnvironmentAndThatOverTheFile(t *testing.T) {
-	file := writeFile(t, "mcpaudit.yaml", "ingest:\n  batch_rows: 11\n  log: filed\n  retention_months: 33\n")
+	file := writeFile(t, "mcpaudit.yaml", "ingest:\n  batch_rows: 11\nledger:\n  log: filed\nretention:\n  default: 33\n")
 	t.Setenv("MCPAUDIT_CONFIG", file)
 	t.Setenv("MCPAUDIT_INGEST_BATCH_ROWS", "22")
-	t.Setenv("MCPAUDIT_INGEST_LOG", "environment")
-	r := command(t, "", "serve", "--dump-config", "--ingest.log", "flagged")
-	for _, want := range []string{"batch_rows: 22", "log: flagged", "retention_months: 33"} {
+	t.Setenv("MCPAUDIT_LEDGER_LOG", "environment")
+	r := command(t, "", "serve", "--dump-config", "--ledger.log", "flagged")
+	for _, want := range []string{"batch_rows: 22", "log: flagged", "default: \"33\""} {
 		if !strings.Contains(r.stdout, want+"\n") || r.status != 0 {
 			t.Errorf("there is no %q in %+v", want, r)
 		}

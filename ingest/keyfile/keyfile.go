@@ -1,5 +1,5 @@
-// Package keyfile keeps the redaction key in a file of its owner: the key with
-// which emitters make digests, marks and pseudonyms.
+// Package keyfile keeps keys in files of their owner: the redaction key, with
+// which emitters make digests, marks and pseudonyms, and the signing key of a log.
 package keyfile
 
 import (

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
@@ -60,6 +61,8 @@ func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
 type publish interface {
 	proto.Message
 	GetEvents() []*pb.Event
+	GetSentAt() *timestamppb.Timestamp
+	GetKnown() *pb.KnownCheckpoint
 	SizeVT() int
 	UnmarshalVTUnsafe(b []byte) error
 }

@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/mcpaudit/mcpaudit/ingest"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
@@ -64,7 +63,7 @@ func New(cfg Config, p *ingest.Pipeline, now func() time.Time) *Server {
 
 // PublishBatch stores one batch.
 func (s *Server) PublishBatch(ctx context.Context, req *pb.PublishBatchRequest) (*pb.PublishBatchResponse, error) {
-	b, err := s.start(ctx, req, req.GetSentAt)
+	b, err := s.start(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +121,7 @@ func (s *Server) receive(ctx context.Context, stream pb.IngestService_PublishSer
 		}
 		var b *batch
 		if err == nil {
-			b, err = s.start(ctx, req, req.GetSentAt)
+			b, err = s.start(ctx, req)
 		}
 		if err != nil {
 			b = &batch{err: err}
@@ -145,12 +144,13 @@ type batch struct {
 	rejected []*pb.Rejection
 	skew     *durationpb.Duration
 	clockOff bool
+	known    *pb.KnownCheckpoint
 	err      error
 }
 
 // start reads a request and hands its events to the pipeline. It weighs the
 // request and waits for that much memory first.
-func (s *Server) start(ctx context.Context, req publish, sent func() *timestamppb.Timestamp) (*batch, error) {
+func (s *Server) start(ctx context.Context, req publish) (*batch, error) {
 	l, err := weigh(req)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, "the request is not a protobuf message of its type")
@@ -169,8 +169,8 @@ func (s *Server) start(ctx context.Context, req publish, sent func() *timestampp
 		}
 	}
 	messages := req.GetEvents()
-	b := &batch{seqs: make([]uint64, len(messages))}
-	if sentAt := sent(); sentAt != nil {
+	b := &batch{seqs: make([]uint64, len(messages)), known: req.GetKnown()}
+	if sentAt := req.GetSentAt(); sentAt != nil {
 		skew := s.now().Sub(sentAt.AsTime())
 		b.skew, b.clockOff = durationpb.New(skew), skew.Abs() > s.cfg.ClockTolerance
 	}
@@ -210,7 +210,15 @@ func (s *Server) settle(ctx context.Context, b *batch) (*pb.Receipt, error) {
 	slices.SortFunc(b.rejected, func(x, y *pb.Rejection) int { return cmp.Compare(x.Index, y.Index) })
 	receipt := &pb.Receipt{
 		Stored: uint32(settled.Stored), Duplicates: uint32(settled.Duplicates), Rejected: b.rejected,
-		ClockSkew: b.skew, ClockOff: b.clockOff,
+		ClockSkew: b.skew, ClockOff: b.clockOff, Checkpoint: settled.Checkpoint,
+	}
+	if k := b.known; k != nil && k.GetLogId() == settled.LogID && k.GetSize() < settled.Size {
+		// The events are stored. Without the proof the emitter asks for it elsewhere.
+		if proof, err := s.pipeline.Consistency(ctx, k.GetSize(), settled.Size); err == nil {
+			for i := range proof {
+				receipt.Consistency = append(receipt.Consistency, proof[i][:])
+			}
+		}
 	}
 	for _, p := range settled.Progress {
 		receipt.Progress = append(receipt.Progress, &pb.Progress{EmitterId: p.Emitter, ContiguousSeq: p.Contiguous, HighestSeq: p.Highest})

@@ -28,6 +28,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/rpc"
+	"github.com/mcpaudit/mcpaudit/ingest/rpc/rpctest"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
@@ -112,7 +113,7 @@ func serve(t *testing.T, memory int64) *service {
 	t.Helper()
 	real := storetest.Open(t, t.TempDir())
 	s := &service{store: real, gate: &gate{Store: real}, read: &counter{}}
-	p := ingest.New(ingest.Config{MaxAge: time.Microsecond, MaxBytes: memory}, s.gate, leaveAlone{},
+	p := ingest.New(ingest.Config{Key: rpctest.Key(t, "test"), MaxAge: time.Microsecond, MaxBytes: memory}, s.gate, leaveAlone{},
 		func() time.Time { return noon }, slog.New(slog.NewTextHandler(io.Discard, nil)), unwatched{})
 	server := grpc.NewServer(grpc.ForceServerCodecV2(rpc.NewCodec()), grpc.MaxRecvMsgSize(rpc.MaxBytes+64<<10),
 		grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {

@@ -75,23 +75,25 @@ func (s *Store) Migrate(ctx context.Context, now time.Time) ([]string, error) {
 		}
 		names = append(names, m.name)
 	}
-	return names, s.checkTable(ctx)
+	return names, s.checkTables(ctx)
 }
 
-// checkTable refuses a table of events that was made by other hands without what
-// the promises stand on.
-func (s *Store) checkTable(ctx context.Context) error {
-	var engine string
-	if err := s.conn.QueryRow(ctx, "SELECT max(engine_full) FROM system.tables WHERE database = currentDatabase() AND name = 'events'").Scan(&engine); err != nil {
-		return fmt.Errorf("look at the table of events: %w", err)
-	}
-	want := []string{"fsync_after_insert = 1", "fsync_part_directory = 1"}
-	if !strings.HasPrefix(engine, "Replicated") { // there, deduplication is on by default
-		want = append(want, "non_replicated_deduplication_window = 1000")
-	}
-	for _, setting := range want {
-		if !strings.Contains(engine, setting) {
-			return fmt.Errorf("migrate store: the table events lacks %q, without which an acknowledged event could be lost or stored twice; set it with ALTER TABLE events MODIFY SETTING", setting)
+// checkTables refuses tables that were made by other hands without what the
+// promises stand on.
+func (s *Store) checkTables(ctx context.Context) error {
+	for _, table := range []string{"events", "ledger"} {
+		var engine string
+		if err := s.conn.QueryRow(ctx, "SELECT max(engine_full) FROM system.tables WHERE database = currentDatabase() AND name = {table:String}", named("table", table)).Scan(&engine); err != nil {
+			return fmt.Errorf("look at the table %s: %w", table, err)
+		}
+		want := []string{"fsync_after_insert = 1", "fsync_part_directory = 1"}
+		if !strings.HasPrefix(engine, "Replicated") { // there, deduplication is on by default
+			want = append(want, "non_replicated_deduplication_window = 1000")
+		}
+		for _, setting := range want {
+			if !strings.Contains(engine, setting) {
+				return fmt.Errorf("migrate store: the table %s lacks %q, without which what was acknowledged could be lost or stored twice; set it with ALTER TABLE %s MODIFY SETTING", table, setting, table)
+			}
 		}
 	}
 	return nil

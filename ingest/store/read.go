@@ -2,8 +2,6 @@ package store
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -82,45 +80,6 @@ func nilIfEmpty(s []string) []string {
 		return nil
 	}
 	return s
-}
-
-// Log finds the log that a service instance of this name writes, or starts one,
-// and returns its id and the number of its last batch. One instance writes a
-// store: each trusts its own memory of what is stored, so a second one would store
-// events twice. See Rival.
-func (s *Store) Log(ctx context.Context, name string, now time.Time) (id string, last uint64, err error) {
-	if id, err = s.logID(ctx, name); err != nil {
-		return "", 0, err
-	}
-	if id == "" {
-		var noise [6]byte
-		rand.Read(noise[:])
-		id = name + "-" + hex.EncodeToString(noise[:])
-		if err := s.conn.Exec(ctx, "INSERT INTO logs SELECT {name:String}, {id:String}, fromUnixTimestamp64Micro({at:Int64}, 'UTC')",
-			named("name", name), named("id", id), named("at", now.UnixMicro())); err != nil {
-			return "", 0, fmt.Errorf("start log %q: %w", name, err)
-		}
-		return id, 0, nil
-	}
-	if err := s.conn.QueryRow(ctx, "SELECT max(batch) FROM events WHERE log_id = {id:String}", named("id", id)).Scan(&last); err != nil {
-		return "", 0, fmt.Errorf("find the last batch of log %q: %w", id, err)
-	}
-	return id, last, nil
-}
-
-func (s *Store) logID(ctx context.Context, name string) (string, error) {
-	rows, err := s.conn.Query(ctx, "SELECT log_id FROM logs WHERE name = {name:String} ORDER BY started_at DESC LIMIT 1", named("name", name))
-	if err != nil {
-		return "", fmt.Errorf("find log %q: %w", name, err)
-	}
-	defer rows.Close()
-	var id string
-	for rows.Next() {
-		if err := rows.Scan(&id); err != nil {
-			return "", fmt.Errorf("find log %q: %w", name, err)
-		}
-	}
-	return id, rows.Err()
 }
 
 // Rival looks for another instance that writes to the store. It returns the log

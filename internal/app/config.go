@@ -18,6 +18,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/mcpaudit/mcpaudit/ingest/retention"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 )
 
@@ -25,13 +26,15 @@ import (
 // file (store: {path: …}), in the environment (MCPAUDIT_STORE_PATH) and as a
 // flag (--store.path); a flag wins over the environment, and that over the file.
 type Config struct {
-	Roles   []string      `key:"roles" doc:"what this process does: ingest, query"`
-	Store   StoreConfig   `key:"store"`
-	Listen  ListenConfig  `key:"listen"`
-	Ingest  IngestConfig  `key:"ingest"`
-	Redact  RedactConfig  `key:"redact"`
-	Query   QueryConfig   `key:"query"`
-	Logging LoggingConfig `key:"log"`
+	Roles     []string        `key:"roles" doc:"what this process does: ingest, query"`
+	Store     StoreConfig     `key:"store"`
+	Listen    ListenConfig    `key:"listen"`
+	Ingest    IngestConfig    `key:"ingest"`
+	Redact    RedactConfig    `key:"redact"`
+	Ledger    LedgerConfig    `key:"ledger"`
+	Retention RetentionConfig `key:"retention"`
+	Query     QueryConfig     `key:"query"`
+	Logging   LoggingConfig   `key:"log"`
 }
 
 // StoreConfig says where events are kept.
@@ -50,11 +53,9 @@ type ListenConfig struct {
 
 // IngestConfig bounds the pipeline.
 type IngestConfig struct {
-	Log            string        `key:"log" doc:"name of the log this instance writes; one ingest instance writes a store"`
 	BatchRows      int           `key:"batch_rows" doc:"most events in one commit"`
 	BatchAge       time.Duration `key:"batch_age" doc:"how long an event waits for others before a commit; 0 for 25ms in process, 200ms on a server"`
 	MemoryBytes    int64         `key:"memory_bytes" doc:"most bytes of events under way; beyond it emitters wait"`
-	Retention      int           `key:"retention_months" doc:"months that events are kept"`
 	ClockTolerance time.Duration `key:"clock_tolerance" doc:"difference of an emitter's clock that it is told of"`
 }
 
@@ -62,6 +63,22 @@ type IngestConfig struct {
 type RedactConfig struct {
 	KeyFile string `key:"key_file" doc:"file with the key of digests and pseudonyms; empty for a key of this run alone"`
 	Profile string `key:"profile" doc:"file that says what is redacted beyond the built-in rules; see 'mcpaudit redact --help'; empty for those alone"`
+}
+
+// LedgerConfig says who signs the log, and where its checkpoints are kept.
+type LedgerConfig struct {
+	Path        string        `key:"path" doc:"folder with the log's signing key and its memory, beside the store and never in it; empty for <store.path>.ledger"`
+	Log         string        `key:"log" doc:"how the id of a log begins that is started on an empty store; one ingest instance writes a store"`
+	Anchors     []string      `key:"anchors" doc:"where checkpoints are kept as well: files, http(s) URLs to POST to, kafka://HOST:PORT/TOPIC"`
+	AnchorEvery time.Duration `key:"anchor_every" doc:"how often"`
+}
+
+// RetentionConfig says how long events are kept. It holds for events that come from
+// then on: when an event expires is sealed with it.
+type RetentionConfig struct {
+	Default string   `key:"default" doc:"months that events are kept, or a preset: pci (12), hipaa (72), eu-ai-act (6)"`
+	Tenants []string `key:"tenants" doc:"tenants that differ, each as tenant=months or tenant=preset"`
+	Auto    bool     `key:"auto" doc:"drop what has expired once a day; otherwise with 'mcpaudit retention apply'"`
 }
 
 // QueryConfig bounds each query.
@@ -79,11 +96,13 @@ type LoggingConfig struct {
 // DefaultConfig is what an empty file means. dataDir is the user's data folder.
 func DefaultConfig(dataDir string) Config {
 	return Config{
-		Roles:  []string{"ingest", "query"},
-		Store:  StoreConfig{Path: dataDir, MemoryLimit: 2 << 30},
-		Listen: ListenConfig{GRPC: "127.0.0.1:4777", HTTP: "127.0.0.1:4778"},
-		Ingest: IngestConfig{Log: "main", BatchRows: 20000, MemoryBytes: 64 << 20, Retention: 12, ClockTolerance: 5 * time.Minute},
-		Query:  QueryConfig{Timeout: 30 * time.Second, MemoryLimit: 1 << 30},
+		Roles:     []string{"ingest", "query"},
+		Store:     StoreConfig{Path: dataDir, MemoryLimit: 2 << 30},
+		Listen:    ListenConfig{GRPC: "127.0.0.1:4777", HTTP: "127.0.0.1:4778"},
+		Ingest:    IngestConfig{BatchRows: 20000, MemoryBytes: 64 << 20, ClockTolerance: 5 * time.Minute},
+		Ledger:    LedgerConfig{Log: "main", AnchorEvery: time.Minute},
+		Retention: RetentionConfig{Default: "12", Auto: true},
+		Query:     QueryConfig{Timeout: 30 * time.Second, MemoryLimit: 1 << 30},
 		Logging: LoggingConfig{
 			Level: "info", Format: "text",
 		},
@@ -106,13 +125,19 @@ func (c *Config) Validate() error {
 	if err := loopbackOnly(c.Listen); err != nil {
 		return err
 	}
-	if !plainName.MatchString(c.Ingest.Log) {
-		return fmt.Errorf("ingest.log: %q is not a name of 1 to 64 letters, digits, dots, dashes and underscores", c.Ingest.Log)
+	if !plainName.MatchString(c.Ledger.Log) {
+		return fmt.Errorf("ledger.log: %q is not a name of 1 to 64 letters, digits, dots, dashes and underscores", c.Ledger.Log)
+	}
+	if slices.Contains(c.Roles, "ingest") && c.LedgerFolder() == "" {
+		return errors.New("ledger.path: name a folder for the log's signing key; with a server as store there is no default")
+	}
+	if _, err := retention.ParsePolicy(c.Retention.Default, c.Retention.Tenants); err != nil {
+		return err
 	}
 	err := errors.Join(
 		within("ingest.batch_rows", c.Ingest.BatchRows, 1, 100000),
 		within("ingest.memory_bytes", c.Ingest.MemoryBytes, 8<<20, 8<<30),
-		within("ingest.retention_months", c.Ingest.Retention, 1, 1200),
+		within("ledger.anchor_every", c.Ledger.AnchorEvery, time.Second, 24*time.Hour),
 		within("ingest.batch_age", c.Ingest.BatchAge, 0, 10*time.Second),
 		within("ingest.clock_tolerance", c.Ingest.ClockTolerance, time.Second, 365*24*time.Hour),
 		within("store.memory_limit", c.Store.MemoryLimit, 256<<20, 1<<40),
@@ -188,8 +213,16 @@ func (s Setting) Set(text string) error {
 	case *[]string:
 		*p = nil
 		for part := range strings.SplitSeq(text, ",") {
-			*p = append(*p, strings.TrimSpace(part))
+			if part = strings.TrimSpace(part); part != "" {
+				*p = append(*p, part)
+			}
 		}
+	case *bool:
+		b, err := strconv.ParseBool(text)
+		if err != nil {
+			return bad("true or false")
+		}
+		*p = b
 	case *int:
 		n, err := strconv.Atoi(text)
 		if err != nil {

@@ -32,7 +32,7 @@ func TestABadFileIsRefusedWithItsPlaceAndReason(t *testing.T) {
 		{"store:\n\tpath: x\n", `f.yaml: line 2: found character that cannot start any token`},
 		{"#" + strings.Repeat("x", 1<<20) + "\n", `f.yaml: has more than 1048576 bytes`},
 		// What the file says is well formed, and can't be.
-		{"roles: []\n", `roles: there is no role ""; use ingest, query`},
+		{"roles: []\n", `roles: name at least one of ingest, query`},
 		{"roles: [ingest, watch]\n", `roles: there is no role "watch"; use ingest, query`},
 		{"store:\n  path: \"\"\n", `store: path is empty; name a data folder, or a server in dsn`},
 		{"store:\n  dsn: mysql://u:hunter2@h/db\n", `store: dsn begins with "mysql"; use clickhouse:// (native protocol), http:// or https://`},
@@ -43,11 +43,15 @@ func TestABadFileIsRefusedWithItsPlaceAndReason(t *testing.T) {
 		{"listen:\n  grpc: 0.0.0.0:4777\n", `listen.grpc: "0.0.0.0:4777" is not a loopback address, and this version has neither TLS nor credentials yet; put a proxy with both in front`},
 		{"listen:\n  grpc: :4777\n", `listen.grpc: ":4777" is not a loopback address, and this version has neither TLS nor credentials yet; put a proxy with both in front`},
 		{"listen:\n  http: audit.example:80\n", `listen.http: "audit.example:80" is not a loopback address, and this version has neither TLS nor credentials yet; put a proxy with both in front`},
-		{"ingest:\n  log: a b\n", `ingest.log: "a b" is not a name of 1 to 64 letters, digits, dots, dashes and underscores`},
-		{"ingest:\n  log: \"\"\n", `ingest.log: "" is not a name of 1 to 64 letters, digits, dots, dashes and underscores`},
+		{"ledger:\n  log: a b\n", `ledger.log: "a b" is not a name of 1 to 64 letters, digits, dots, dashes and underscores`},
+		{"ledger:\n  log: \"\"\n", `ledger.log: "" is not a name of 1 to 64 letters, digits, dots, dashes and underscores`},
 		{"ingest:\n  batch_rows: 0\n", `ingest.batch_rows: is 0, must lie between 1 and 100000`},
 		{"ingest:\n  memory_bytes: 1\n", `ingest.memory_bytes: is 1, must lie between 8388608 and 8589934592`},
-		{"ingest:\n  retention_months: 1201\n", `ingest.retention_months: is 1201, must lie between 1 and 1200`},
+		{"retention:\n  default: 1201\n", `retention.default: "1201" is neither a number of months from 1 to 1200 nor one of eu-ai-act, hipaa, pci`},
+		{"retention:\n  tenants: [a]\n", `retention.tenants: "a" is not tenant=months or tenant=preset`},
+		{"retention:\n  auto: maybe\n", `f.yaml:2: retention.auto: "maybe" is not true or false`},
+		{"ledger:\n  anchor_every: 1ms\n", `ledger.anchor_every: is 1ms, must lie between 1s and 24h0m0s`},
+		{"store:\n  dsn: clickhouse://h/db\n  path: \"\"\n", `ledger.path: name a folder for the log's signing key; with a server as store there is no default`},
 		{"ingest:\n  batch_age: 11s\n", `ingest.batch_age: is 11s, must lie between 0s and 10s`},
 		{"ingest:\n  clock_tolerance: -1s\n", `ingest.clock_tolerance: is -1s, must lie between 1s and 8760h0m0s`},
 		{"query:\n  timeout: 1ms\n", `query.timeout: is 1ms, must lie between 100ms and 1h0m0s`},
@@ -93,9 +97,9 @@ func TestADumpReadsBackAsTheSameSettings(t *testing.T) {
 			continue
 		}
 		value := map[string]string{"roles": "query", "listen.grpc": "[::1]:1", "listen.http": "localhost:2", "log.level": "debug", "log.format": "json",
-			"ingest.log": "null", "ingest.batch_age": "1.5s", "query.timeout": "2m", "ingest.clock_tolerance": "90s",
+			"ledger.log": "null", "ingest.batch_age": "1.5s", "query.timeout": "2m", "ingest.clock_tolerance": "90s",
 			"store.memory_limit": "1099511627776", "query.memory_limit": "16777216", "ingest.memory_bytes": "8388608",
-			"ingest.batch_rows": "7", "ingest.retention_months": "1200", "store.engine": "yes", "redact.key_file": "~"}[s.Name]
+			"ingest.batch_rows": "7", "retention.default": "hipaa", "retention.tenants": "a=3,b=pci", "retention.auto": "false", "ledger.anchors": "/a,kafka://h:1/t", "store.engine": "yes", "redact.key_file": "~"}[s.Name]
 		if value == "" {
 			continue
 		}
@@ -137,7 +141,7 @@ func TestTheNearestNameIsTheOneThatWasMeant(t *testing.T) {
 	for _, s := range c.Settings() {
 		names = append(names, s.Name)
 	}
-	for typed, want := range map[string]string{"store.pth": "store.path", "listen.http_": "listen.http", "ingest.retention": "ingest.retention_months",
+	for typed, want := range map[string]string{"store.pth": "store.path", "listen.http_": "listen.http", "retention.auot": "retention.auto",
 		"lod.level": "log.level", "query.time_out": "query.timeout", "role": "roles"} {
 		if got := Nearest(typed, names); got != want {
 			t.Errorf("%s: %s, want %s", typed, got, want)

@@ -15,6 +15,7 @@ type metrics struct {
 	rows     prometheus.Histogram
 	commit   prometheus.Histogram
 	failures prometheus.Counter
+	anchors  *prometheus.CounterVec
 }
 
 func newMetrics(version string) *metrics {
@@ -30,12 +31,14 @@ func newMetrics(version string) *metrics {
 		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "mcpaudit_ingest_store_failures_total",
 			Help: "Appends that failed and were tried again."}),
 	}
+	m.anchors = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mcpaudit_ledger_anchors_total",
+		Help: "Checkpoints that were to be kept outside of the store, by the sort of place and what came of it."}, []string{"place", "result"})
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "mcpaudit_build_info", Help: "Always 1; the version is a label."}, []string{"version"})
 	info.WithLabelValues(version).Set(1)
 	for _, result := range []string{"stored", "duplicate", "rejected"} {
 		m.events.WithLabelValues(result)
 	}
-	m.registry.MustRegister(m.events, m.batches, m.rows, m.commit, m.failures, info,
+	m.registry.MustRegister(m.events, m.batches, m.rows, m.commit, m.failures, m.anchors, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -53,3 +56,11 @@ func (m *metrics) Settled(stored, duplicates, rejected int) {
 }
 
 func (m *metrics) StoreFailed() { m.failures.Inc() }
+
+func (m *metrics) anchored(place string, err error) {
+	result := "kept"
+	if err != nil {
+		result = "failed"
+	}
+	m.anchors.WithLabelValues(place, result).Inc()
+}

@@ -51,8 +51,10 @@ func TestAClientMadeOfTheServedOpenAPIDocument(t *testing.T) {
 	if err := json.Unmarshal(out, &got); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	wantOperations := []string{"IngestService_PublishBatch", "QueryService_AggregateEvents", "QueryService_GetEvent", "QueryService_GetTimeline",
-		"QueryService_ListEmitters", "QueryService_ListEvents", "QueryService_ListToolDefinitions", "QueryService_ListTools", "QueryService_WatchEvents"}
+	wantOperations := []string{"ExportService_ExportEvents", "IngestService_PublishBatch", "LedgerService_GetConsistencyProof", "LedgerService_GetEventProof", "LedgerService_ListLogs", "LedgerService_VerifyStore",
+		"QueryService_AggregateEvents", "QueryService_GetEvent", "QueryService_GetTimeline",
+		"QueryService_ListEmitters", "QueryService_ListEvents", "QueryService_ListToolDefinitions", "QueryService_ListTools", "QueryService_WatchEvents",
+		"RetentionService_ApplyRetention", "RetentionService_CreateHold", "RetentionService_ListHolds", "RetentionService_PlanRetention", "RetentionService_ReleaseHold"}
 	if got.Title != "mcpaudit" || !reflect.DeepEqual(got.Operations, wantOperations) {
 		t.Errorf("%q has %q", got.Title, got.Operations)
 	}

@@ -18,9 +18,11 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/mcpaudit/mcpaudit/ingest"
+	"github.com/mcpaudit/mcpaudit/ingest/anchor"
 	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
 	"github.com/mcpaudit/mcpaudit/ingest/profile"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
+	"github.com/mcpaudit/mcpaudit/ingest/retention"
 	"github.com/mcpaudit/mcpaudit/ingest/rpc"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	"github.com/mcpaudit/mcpaudit/ingest/store/embedded"
@@ -80,15 +82,32 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 	)...)
 	healthpb.RegisterHealthServer(server, health.NewServer())
 	var pipeline *ingest.Pipeline
+	var keeping []*anchor.Runner
 	if slices.Contains(cfg.Roles, "ingest") {
 		age := cfg.Ingest.BatchAge
 		if age == 0 && cfg.Store.DSN != "" {
 			age = 200 * time.Millisecond
 		}
+		signed, err := signing(ctx, &cfg, s, d.Log)
+		if err != nil {
+			return err
+		}
+		own := newMemory(&cfg, signed.Key.LogID())
+		known, err := own.read(ctx)
+		if err != nil {
+			return err
+		}
+		policy, err := retention.ParsePolicy(cfg.Retention.Default, cfg.Retention.Tenants)
+		if err != nil {
+			return err
+		}
 		pipeline = ingest.New(ingest.Config{
-			LogName: cfg.Ingest.Log, MaxRows: cfg.Ingest.BatchRows, MaxAge: age,
-			MaxBytes: cfg.Ingest.MemoryBytes, Retention: cfg.Ingest.Retention,
+			MaxRows: cfg.Ingest.BatchRows, MaxAge: age, MaxBytes: cfg.Ingest.MemoryBytes, Retention: policy,
+			Key: signed.Key, Rotations: signed.Rotations, Remembered: known,
 		}, s, redactor, d.Now, d.Log, m)
+		if keeping, err = anchors(&cfg, own, func() string { newest, _ := pipeline.Checkpoint(); return newest }, d.Log, m.anchored); err != nil {
+			return err
+		}
 		pb.RegisterIngestServiceServer(server, rpc.New(rpc.Config{ClockTolerance: cfg.Ingest.ClockTolerance, Stopping: ctx.Done()}, pipeline, d.Now))
 	}
 	if slices.Contains(cfg.Roles, "query") {
@@ -119,7 +138,14 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 	defer stopPipeline()
 	g, ctx := errgroup.WithContext(ctx)
 	if pipeline != nil {
-		g.Go(func() error { return pipeline.Run(pipelineCtx) })
+		anchorCtx, stopAnchors := context.WithCancel(context.WithoutCancel(ctx))
+		for _, r := range keeping {
+			g.Go(func() error { r.Run(anchorCtx); return nil })
+		}
+		g.Go(func() error {
+			defer stopAnchors() // the last checkpoint is anchored too
+			return pipeline.Run(pipelineCtx)
+		})
 	}
 	for _, l := range []net.Listener{grpcListener, api.inner} {
 		g.Go(func() error {

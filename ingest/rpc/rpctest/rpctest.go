@@ -4,6 +4,7 @@ package rpctest
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"net"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/mcpaudit/mcpaudit/ingest"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
 	"github.com/mcpaudit/mcpaudit/ingest/rpc"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
@@ -33,14 +35,26 @@ type Service struct {
 	// answer; it is cleared then.
 	Lose atomic.Bool
 
+	Key *ledger.Key // of the log
+
 	t    testing.TB
 	stop func()
+}
+
+// Key makes the key of a log.
+func Key(t testing.TB, logID string) *ledger.Key {
+	t.Helper()
+	k, _, err := ledger.NewKey(rand.Reader, logID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
 }
 
 // New starts a service on an empty store; it stops when the test ends.
 func New(t testing.TB) *Service {
 	t.Helper()
-	s := &Service{t: t, Store: storetest.Open(t, t.TempDir()), Address: "127.0.0.1:0"}
+	s := &Service{t: t, Store: storetest.Open(t, t.TempDir()), Address: "127.0.0.1:0", Key: Key(t, "test")}
 	s.Start()
 	t.Cleanup(s.Stop)
 	return s
@@ -66,7 +80,7 @@ func (s *Service) Start() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	p := ingest.New(ingest.Config{}, s.Store, r, time.Now, slog.New(slog.DiscardHandler), unwatched{})
+	p := ingest.New(ingest.Config{Key: s.Key}, s.Store, r, time.Now, slog.New(slog.DiscardHandler), unwatched{})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

@@ -117,14 +117,3 @@ SETTINGS
     -- The acknowledgement leaves after this insert: it must survive power loss.
     fsync_after_insert = 1,
     fsync_part_directory = 1;
-
--- Which log a service instance writes. One writer a log; see store.Log.
-CREATE TABLE IF NOT EXISTS logs
-(
-    name String,
-    log_id String,
-    started_at DateTime64(6, 'UTC')
-)
-ENGINE = MergeTree
-ORDER BY name
-SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;

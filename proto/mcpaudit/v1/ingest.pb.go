@@ -75,7 +75,7 @@ func (x Rejection_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Rejection_Code.Descriptor instead.
 func (Rejection_Code) EnumDescriptor() ([]byte, []int) {
-	return file_mcpaudit_v1_ingest_proto_rawDescGZIP(), []int{6, 0}
+	return file_mcpaudit_v1_ingest_proto_rawDescGZIP(), []int{7, 0}
 }
 
 // PublishRequest is one batch on a stream.
@@ -85,7 +85,10 @@ type PublishRequest struct {
 	Events []*Event `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
 	// The emitter's clock when it sent the batch. The service answers with the
 	// difference to its own.
-	SentAt        *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
+	SentAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
+	// The newest checkpoint that the sender has kept: the answer proves that the
+	// log has only grown since. Absent when it has none.
+	Known         *KnownCheckpoint `protobuf:"bytes,3,opt,name=known,proto3" json:"known,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -130,6 +133,13 @@ func (x *PublishRequest) GetEvents() []*Event {
 func (x *PublishRequest) GetSentAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.SentAt
+	}
+	return nil
+}
+
+func (x *PublishRequest) GetKnown() *KnownCheckpoint {
+	if x != nil {
+		return x.Known
 	}
 	return nil
 }
@@ -186,7 +196,10 @@ type PublishBatchRequest struct {
 	// At most 5000 events and 4 MiB; of any number of emitters.
 	Events []*Event `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
 	// The emitter's clock when it sent the batch.
-	SentAt        *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
+	SentAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
+	// The newest checkpoint that the sender has kept: the answer proves that the
+	// log has only grown since. Absent when it has none.
+	Known         *KnownCheckpoint `protobuf:"bytes,3,opt,name=known,proto3" json:"known,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -231,6 +244,13 @@ func (x *PublishBatchRequest) GetEvents() []*Event {
 func (x *PublishBatchRequest) GetSentAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.SentAt
+	}
+	return nil
+}
+
+func (x *PublishBatchRequest) GetKnown() *KnownCheckpoint {
+	if x != nil {
+		return x.Known
 	}
 	return nil
 }
@@ -281,7 +301,63 @@ func (x *PublishBatchResponse) GetReceipt() *Receipt {
 	return nil
 }
 
-// Receipt says what became of a batch.
+// KnownCheckpoint is the size of a log that somebody has seen before.
+type KnownCheckpoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The log.
+	LogId string `protobuf:"bytes,1,opt,name=log_id,json=logId,proto3" json:"log_id,omitempty"`
+	// Its size.
+	Size          uint64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KnownCheckpoint) Reset() {
+	*x = KnownCheckpoint{}
+	mi := &file_mcpaudit_v1_ingest_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KnownCheckpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KnownCheckpoint) ProtoMessage() {}
+
+func (x *KnownCheckpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_mcpaudit_v1_ingest_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KnownCheckpoint.ProtoReflect.Descriptor instead.
+func (*KnownCheckpoint) Descriptor() ([]byte, []int) {
+	return file_mcpaudit_v1_ingest_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *KnownCheckpoint) GetLogId() string {
+	if x != nil {
+		return x.LogId
+	}
+	return ""
+}
+
+func (x *KnownCheckpoint) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+// Receipt says what became of a batch. With its checkpoint it is evidence: a log
+// that is cut or rewritten later contradicts it.
 type Receipt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Events of the batch now in the store that were not there before.
@@ -297,14 +373,20 @@ type Receipt struct {
 	ClockSkew *durationpb.Duration `protobuf:"bytes,5,opt,name=clock_skew,json=clockSkew,proto3" json:"clock_skew,omitempty"`
 	// Set when clock_skew is beyond what the service tolerates (5 minutes unless
 	// configured). The events are stored all the same, with both times.
-	ClockOff      bool `protobuf:"varint,6,opt,name=clock_off,json=clockOff,proto3" json:"clock_off,omitempty"`
+	ClockOff bool `protobuf:"varint,6,opt,name=clock_off,json=clockOff,proto3" json:"clock_off,omitempty"`
+	// The newest checkpoint of the log that has the events, a signed note (C2SP
+	// tlog-checkpoint). Absent when no event of the batch was stored.
+	Checkpoint string `protobuf:"bytes,7,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// Consistency from known.size to the checkpoint (RFC 6962, section 2.1.2); empty
+	// when known is absent, of another log, or of the checkpoint's own size.
+	Consistency   [][]byte `protobuf:"bytes,8,rep,name=consistency,proto3" json:"consistency,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_mcpaudit_v1_ingest_proto_msgTypes[4]
+	mi := &file_mcpaudit_v1_ingest_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -316,7 +398,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_mcpaudit_v1_ingest_proto_msgTypes[4]
+	mi := &file_mcpaudit_v1_ingest_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -329,7 +411,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_mcpaudit_v1_ingest_proto_rawDescGZIP(), []int{4}
+	return file_mcpaudit_v1_ingest_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Receipt) GetStored() uint32 {
@@ -374,6 +456,20 @@ func (x *Receipt) GetClockOff() bool {
 	return false
 }
 
+func (x *Receipt) GetCheckpoint() string {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return ""
+}
+
+func (x *Receipt) GetConsistency() [][]byte {
+	if x != nil {
+		return x.Consistency
+	}
+	return nil
+}
+
 // Progress is the state of one emitter's sequence.
 type Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -389,7 +485,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_mcpaudit_v1_ingest_proto_msgTypes[5]
+	mi := &file_mcpaudit_v1_ingest_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -401,7 +497,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_mcpaudit_v1_ingest_proto_msgTypes[5]
+	mi := &file_mcpaudit_v1_ingest_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -414,7 +510,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_mcpaudit_v1_ingest_proto_rawDescGZIP(), []int{5}
+	return file_mcpaudit_v1_ingest_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Progress) GetEmitterId() string {
@@ -455,7 +551,7 @@ type Rejection struct {
 
 func (x *Rejection) Reset() {
 	*x = Rejection{}
-	mi := &file_mcpaudit_v1_ingest_proto_msgTypes[6]
+	mi := &file_mcpaudit_v1_ingest_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -467,7 +563,7 @@ func (x *Rejection) String() string {
 func (*Rejection) ProtoMessage() {}
 
 func (x *Rejection) ProtoReflect() protoreflect.Message {
-	mi := &file_mcpaudit_v1_ingest_proto_msgTypes[6]
+	mi := &file_mcpaudit_v1_ingest_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -480,7 +576,7 @@ func (x *Rejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejection.ProtoReflect.Descriptor instead.
 func (*Rejection) Descriptor() ([]byte, []int) {
-	return file_mcpaudit_v1_ingest_proto_rawDescGZIP(), []int{6}
+	return file_mcpaudit_v1_ingest_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Rejection) GetIndex() uint32 {
@@ -515,17 +611,22 @@ var File_mcpaudit_v1_ingest_proto protoreflect.FileDescriptor
 
 const file_mcpaudit_v1_ingest_proto_rawDesc = "" +
 	"\n" +
-	"\x18mcpaudit/v1/ingest.proto\x12\vmcpaudit.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17mcpaudit/v1/event.proto\"|\n" +
+	"\x18mcpaudit/v1/ingest.proto\x12\vmcpaudit.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17mcpaudit/v1/event.proto\"\xb0\x01\n" +
 	"\x0ePublishRequest\x125\n" +
 	"\x06events\x18\x01 \x03(\v2\x12.mcpaudit.v1.EventB\t\xbaH\x06\x92\x01\x03\x10\x88'R\x06events\x123\n" +
-	"\asent_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\"A\n" +
+	"\asent_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\x122\n" +
+	"\x05known\x18\x03 \x01(\v2\x1c.mcpaudit.v1.KnownCheckpointR\x05known\"A\n" +
 	"\x0fPublishResponse\x12.\n" +
-	"\areceipt\x18\x01 \x01(\v2\x14.mcpaudit.v1.ReceiptR\areceipt\"\x81\x01\n" +
+	"\areceipt\x18\x01 \x01(\v2\x14.mcpaudit.v1.ReceiptR\areceipt\"\xb5\x01\n" +
 	"\x13PublishBatchRequest\x125\n" +
 	"\x06events\x18\x01 \x03(\v2\x12.mcpaudit.v1.EventB\t\xbaH\x06\x92\x01\x03\x10\x88'R\x06events\x123\n" +
-	"\asent_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\"F\n" +
+	"\asent_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\x122\n" +
+	"\x05known\x18\x03 \x01(\v2\x1c.mcpaudit.v1.KnownCheckpointR\x05known\"F\n" +
 	"\x14PublishBatchResponse\x12.\n" +
-	"\areceipt\x18\x01 \x01(\v2\x14.mcpaudit.v1.ReceiptR\areceipt\"\xff\x01\n" +
+	"\areceipt\x18\x01 \x01(\v2\x14.mcpaudit.v1.ReceiptR\areceipt\"F\n" +
+	"\x0fKnownCheckpoint\x12\x1f\n" +
+	"\x06log_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\x05logId\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\"\xc1\x02\n" +
 	"\aReceipt\x12\x16\n" +
 	"\x06stored\x18\x01 \x01(\rR\x06stored\x12\x1e\n" +
 	"\n" +
@@ -535,7 +636,11 @@ const file_mcpaudit_v1_ingest_proto_rawDesc = "" +
 	"\bprogress\x18\x04 \x03(\v2\x15.mcpaudit.v1.ProgressR\bprogress\x128\n" +
 	"\n" +
 	"clock_skew\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\x12\x1b\n" +
-	"\tclock_off\x18\x06 \x01(\bR\bclockOff\"q\n" +
+	"\tclock_off\x18\x06 \x01(\bR\bclockOff\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\a \x01(\tR\n" +
+	"checkpoint\x12 \n" +
+	"\vconsistency\x18\b \x03(\fR\vconsistency\"q\n" +
 	"\bProgress\x12\x1d\n" +
 	"\n" +
 	"emitter_id\x18\x01 \x01(\tR\temitterId\x12%\n" +
@@ -569,40 +674,43 @@ func file_mcpaudit_v1_ingest_proto_rawDescGZIP() []byte {
 }
 
 var file_mcpaudit_v1_ingest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_mcpaudit_v1_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_mcpaudit_v1_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_mcpaudit_v1_ingest_proto_goTypes = []any{
 	(Rejection_Code)(0),           // 0: mcpaudit.v1.Rejection.Code
 	(*PublishRequest)(nil),        // 1: mcpaudit.v1.PublishRequest
 	(*PublishResponse)(nil),       // 2: mcpaudit.v1.PublishResponse
 	(*PublishBatchRequest)(nil),   // 3: mcpaudit.v1.PublishBatchRequest
 	(*PublishBatchResponse)(nil),  // 4: mcpaudit.v1.PublishBatchResponse
-	(*Receipt)(nil),               // 5: mcpaudit.v1.Receipt
-	(*Progress)(nil),              // 6: mcpaudit.v1.Progress
-	(*Rejection)(nil),             // 7: mcpaudit.v1.Rejection
-	(*Event)(nil),                 // 8: mcpaudit.v1.Event
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
+	(*KnownCheckpoint)(nil),       // 5: mcpaudit.v1.KnownCheckpoint
+	(*Receipt)(nil),               // 6: mcpaudit.v1.Receipt
+	(*Progress)(nil),              // 7: mcpaudit.v1.Progress
+	(*Rejection)(nil),             // 8: mcpaudit.v1.Rejection
+	(*Event)(nil),                 // 9: mcpaudit.v1.Event
+	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
 }
 var file_mcpaudit_v1_ingest_proto_depIdxs = []int32{
-	8,  // 0: mcpaudit.v1.PublishRequest.events:type_name -> mcpaudit.v1.Event
-	9,  // 1: mcpaudit.v1.PublishRequest.sent_at:type_name -> google.protobuf.Timestamp
-	5,  // 2: mcpaudit.v1.PublishResponse.receipt:type_name -> mcpaudit.v1.Receipt
-	8,  // 3: mcpaudit.v1.PublishBatchRequest.events:type_name -> mcpaudit.v1.Event
-	9,  // 4: mcpaudit.v1.PublishBatchRequest.sent_at:type_name -> google.protobuf.Timestamp
-	5,  // 5: mcpaudit.v1.PublishBatchResponse.receipt:type_name -> mcpaudit.v1.Receipt
-	7,  // 6: mcpaudit.v1.Receipt.rejected:type_name -> mcpaudit.v1.Rejection
-	6,  // 7: mcpaudit.v1.Receipt.progress:type_name -> mcpaudit.v1.Progress
-	10, // 8: mcpaudit.v1.Receipt.clock_skew:type_name -> google.protobuf.Duration
-	0,  // 9: mcpaudit.v1.Rejection.code:type_name -> mcpaudit.v1.Rejection.Code
-	1,  // 10: mcpaudit.v1.IngestService.Publish:input_type -> mcpaudit.v1.PublishRequest
-	3,  // 11: mcpaudit.v1.IngestService.PublishBatch:input_type -> mcpaudit.v1.PublishBatchRequest
-	2,  // 12: mcpaudit.v1.IngestService.Publish:output_type -> mcpaudit.v1.PublishResponse
-	4,  // 13: mcpaudit.v1.IngestService.PublishBatch:output_type -> mcpaudit.v1.PublishBatchResponse
-	12, // [12:14] is the sub-list for method output_type
-	10, // [10:12] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	9,  // 0: mcpaudit.v1.PublishRequest.events:type_name -> mcpaudit.v1.Event
+	10, // 1: mcpaudit.v1.PublishRequest.sent_at:type_name -> google.protobuf.Timestamp
+	5,  // 2: mcpaudit.v1.PublishRequest.known:type_name -> mcpaudit.v1.KnownCheckpoint
+	6,  // 3: mcpaudit.v1.PublishResponse.receipt:type_name -> mcpaudit.v1.Receipt
+	9,  // 4: mcpaudit.v1.PublishBatchRequest.events:type_name -> mcpaudit.v1.Event
+	10, // 5: mcpaudit.v1.PublishBatchRequest.sent_at:type_name -> google.protobuf.Timestamp
+	5,  // 6: mcpaudit.v1.PublishBatchRequest.known:type_name -> mcpaudit.v1.KnownCheckpoint
+	6,  // 7: mcpaudit.v1.PublishBatchResponse.receipt:type_name -> mcpaudit.v1.Receipt
+	8,  // 8: mcpaudit.v1.Receipt.rejected:type_name -> mcpaudit.v1.Rejection
+	7,  // 9: mcpaudit.v1.Receipt.progress:type_name -> mcpaudit.v1.Progress
+	11, // 10: mcpaudit.v1.Receipt.clock_skew:type_name -> google.protobuf.Duration
+	0,  // 11: mcpaudit.v1.Rejection.code:type_name -> mcpaudit.v1.Rejection.Code
+	1,  // 12: mcpaudit.v1.IngestService.Publish:input_type -> mcpaudit.v1.PublishRequest
+	3,  // 13: mcpaudit.v1.IngestService.PublishBatch:input_type -> mcpaudit.v1.PublishBatchRequest
+	2,  // 14: mcpaudit.v1.IngestService.Publish:output_type -> mcpaudit.v1.PublishResponse
+	4,  // 15: mcpaudit.v1.IngestService.PublishBatch:output_type -> mcpaudit.v1.PublishBatchResponse
+	14, // [14:16] is the sub-list for method output_type
+	12, // [12:14] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_mcpaudit_v1_ingest_proto_init() }
@@ -617,7 +725,7 @@ func file_mcpaudit_v1_ingest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mcpaudit_v1_ingest_proto_rawDesc), len(file_mcpaudit_v1_ingest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
