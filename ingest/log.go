@@ -141,13 +141,19 @@ func (l *ownLog) agrees(ctx context.Context, signed string) error {
 		"Was the store restored from a backup, or cut? Bring the newer store back; or keep this one as it is and start a new log with 'mcpaudit keys new'", c.LogID, ErrContradiction, size, c.Size)
 }
 
+// unsigned is an entry, and the tags of its events.
+type unsigned struct {
+	*ledger.Entry
+	tags []byte
+}
+
 // sign appends entries to the tree and makes their rows.
-func (l *ownLog) sign(entries []*ledger.Entry) ([]store.Sealed, error) {
+func (l *ownLog) sign(entries []unsigned) ([]store.Sealed, error) {
 	rows := make([]store.Sealed, len(entries))
 	for i, e := range entries {
 		leaf := e.Leaf()
 		index := l.tree.Size()
-		rows[i] = store.Sealed{Entry: e, Nodes: l.tree.Append(leaf)}
+		rows[i] = store.Sealed{Entry: e.Entry, Nodes: l.tree.Append(leaf), Tags: e.tags}
 		var err error
 		rows[i].Checkpoint, err = ledger.Checkpoint{LogID: l.key.LogID(), Size: l.tree.Size(), Root: l.tree.Root()}.Sign(l.key)
 		if err != nil {
@@ -194,13 +200,13 @@ func (l *ownLog) Consistency(ctx context.Context, from, to uint64) ([]ledger.Has
 // unsealed are the entries of batches that were stored but not sealed when an
 // earlier run of this log ended. They come next, and nothing of them was
 // acknowledged: sealing them is what that run would have done.
-func (l *ownLog) unsealed(ctx context.Context, sealedAt int64) ([]*ledger.Entry, error) {
+func (l *ownLog) unsealed(ctx context.Context, sealedAt int64) ([]unsigned, error) {
 	id := l.key.LogID()
 	batches, err := l.store.Unsealed(ctx, id, l.tree.Size())
 	if err != nil {
 		return nil, err
 	}
-	var out []*ledger.Entry
+	var out []unsigned
 	for i, number := range batches {
 		if number != l.tree.Size()+uint64(i)+1 {
 			return nil, fmt.Errorf("seal what was stored last: batch %d of log %q has no predecessor: somebody changed the store by hand; see what is wrong with 'mcpaudit verify'", number, id)
@@ -209,22 +215,22 @@ func (l *ownLog) unsealed(ctx context.Context, sealedAt int64) ([]*ledger.Entry,
 		if err != nil {
 			return nil, fmt.Errorf("seal what was stored last: %w; see what is wrong with 'mcpaudit verify'", err)
 		}
-		out = append(out, &ledger.Entry{Format: ledger.Format, Kind: ledger.KindRecovered, LogID: id, Batch: number, SealedAt: sealedAt,
-			Schema: event.Schema, Events: uint32(len(leaves)), Root: ledger.Root(leaves), ExpiresMonth: month})
+		out = append(out, unsigned{&ledger.Entry{Format: ledger.Format, Kind: ledger.KindRecovered, LogID: id, Batch: number, SealedAt: sealedAt,
+			Schema: event.Schema, Events: uint32(len(leaves)), Root: ledger.Root(leaves), ExpiresMonth: month}, store.Tags(leaves)})
 	}
 	return out, nil
 }
 
 // rotations are the entries for statements of rotation that the log lacks.
-func (l *ownLog) rotations(ctx context.Context, statements []string, next uint64, sealedAt int64) ([]*ledger.Entry, error) {
+func (l *ownLog) rotations(ctx context.Context, statements []string, next uint64, sealedAt int64) ([]unsigned, error) {
 	have, err := l.store.Rotations(ctx, l.key.LogID())
 	if err != nil {
 		return nil, err
 	}
-	var out []*ledger.Entry
+	var out []unsigned
 	for _, s := range statements {
 		if !slices.Contains(have, s) {
-			out = append(out, &ledger.Entry{Format: ledger.Format, Kind: ledger.KindKey, LogID: l.key.LogID(), Batch: next, SealedAt: sealedAt, Root: ledger.EmptyRoot, Detail: s})
+			out = append(out, unsigned{&ledger.Entry{Format: ledger.Format, Kind: ledger.KindKey, LogID: l.key.LogID(), Batch: next, SealedAt: sealedAt, Root: ledger.EmptyRoot, Detail: s}, nil})
 			next++
 		}
 	}

@@ -19,6 +19,7 @@ import (
 type sealed struct {
 	batch    store.Batch
 	entry    *ledger.Entry
+	tags     []byte
 	requests []*request
 	failed   bool // it was given up
 }
@@ -140,7 +141,7 @@ func (s *sealer) seal(requests []*request) []sealed {
 			Schema: event.Schema, Events: uint32(len(m.events)), Root: ledger.Root(m.leaves), ExpiresMonth: m.expires}
 		// The contents are part of the name: a number that is used again after a crash,
 		// for other events, must not be taken for the first one.
-		out = append(out, sealed{batch: store.Batch{Events: m.events, Token: fmt.Sprintf("%s/%d/%x", s.logID, m.number, e.Root[:16])}, entry: e})
+		out = append(out, sealed{batch: store.Batch{Events: m.events, Token: fmt.Sprintf("%s/%d/%x", s.logID, m.number, e.Root[:16])}, entry: e, tags: store.Tags(m.leaves)})
 	}
 	for _, r := range requests {
 		if r.entry == nil {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
-
-	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 )
 
 // Parts above which commits are paced: each insert makes a part, and merging
@@ -73,10 +71,10 @@ func (p *Pipeline) notarise(ctx context.Context, l *ownLog, stored <-chan sealed
 				more = false
 			}
 		}
-		var entries []*ledger.Entry
+		var entries []unsigned
 		for _, b := range batches {
 			if b.entry != nil && !b.failed && !gaveUp {
-				entries = append(entries, b.entry)
+				entries = append(entries, unsigned{b.entry, b.tags})
 			}
 			gaveUp = gaveUp || b.failed
 		}
@@ -96,7 +94,7 @@ const maxSealed = 100
 
 // commit signs entries and makes them durable. The error is one of the context,
 // or of a key that does not sign.
-func (p *Pipeline) commit(ctx context.Context, l *ownLog, entries []*ledger.Entry) error {
+func (p *Pipeline) commit(ctx context.Context, l *ownLog, entries []unsigned) error {
 	rows, err := l.sign(entries)
 	if err != nil {
 		return err

@@ -30,6 +30,21 @@ type Sealed struct {
 	Nodes []ledger.Hash
 	// Checkpoint of the log up to this entry, a signed note.
 	Checkpoint string
+	// Tags are the beginnings of the leaves' hashes, see [Tags]. They say which event of
+	// a batch was changed, and prove nothing.
+	Tags []byte
+}
+
+// TagSize is the length of one leaf's tag in bytes.
+const TagSize = 4
+
+// Tags of leaves.
+func Tags(leaves []ledger.Hash) []byte {
+	out := make([]byte, 0, TagSize*len(leaves))
+	for i := range leaves {
+		out = append(out, leaves[i][:TagSize]...)
+	}
+	return out
 }
 
 // LogInfo is one log of the store.
@@ -82,7 +97,7 @@ var sealedColumns = func() string {
 	for _, c := range ledger.Columns {
 		names = append(names, c.Name)
 	}
-	return strings.Join(append(names, "nodes", "checkpoint"), ", ")
+	return strings.Join(append(names, "nodes", "checkpoint", "tags"), ", ")
 }()
 
 // Seal stores entries of one log, durably and once. After an error, seal the same
@@ -111,7 +126,7 @@ func (s *Store) Seal(ctx context.Context, rows []Sealed) error {
 			nodes[i] = string(r.Nodes[i][:])
 		}
 		if err := insert.Append(e.Format, e.Kind, e.LogID, e.Batch, time.UnixMicro(e.SealedAt), e.Schema, e.Events, string(e.Root[:]),
-			date(e.ExpiresMonth), e.Detail, nodes, r.Checkpoint); err != nil {
+			date(e.ExpiresMonth), e.Detail, nodes, r.Checkpoint, r.Tags); err != nil {
 			_ = insert.Abort() // nothing was sent
 			return fmt.Errorf("seal batch %d: %w", e.Batch, err)
 		}
@@ -153,7 +168,7 @@ func scanSealed(rows driver.Rows) (Sealed, error) {
 	var sealedAt, expires time.Time
 	var root string
 	var nodes []string
-	if err := rows.Scan(&e.Format, &e.Kind, &e.LogID, &e.Batch, &sealedAt, &e.Schema, &e.Events, &root, &expires, &e.Detail, &nodes, &r.Checkpoint); err != nil {
+	if err := rows.Scan(&e.Format, &e.Kind, &e.LogID, &e.Batch, &sealedAt, &e.Schema, &e.Events, &root, &expires, &e.Detail, &nodes, &r.Checkpoint, &r.Tags); err != nil {
 		return r, err
 	}
 	e.SealedAt, e.ExpiresMonth = sealedAt.UnixMicro(), uint16(expires.Unix()/86400)

@@ -18,6 +18,9 @@ SETTINGS non_replicated_deduplication_window = 1000, fsync_after_insert = 1, fsy
 -- nodes are those of the log's tree that are complete with this entry, from the
 -- leaf upwards: 2 on average. The node (level, index) is at level in the row of
 -- batch (index + 1) << level, so a proof reads a row for each of its hashes.
+--
+-- tags are the first 4 bytes of each event's leaf hash. They prove nothing: they
+-- name the event when a batch is not the one that was sealed.
 CREATE TABLE IF NOT EXISTS ledger
 (
     format UInt16,
@@ -31,7 +34,8 @@ CREATE TABLE IF NOT EXISTS ledger
     expires_month Date,
     detail String,
     nodes Array(FixedString(32)),
-    checkpoint String
+    checkpoint String,
+    tags String
 )
 ENGINE = MergeTree
 ORDER BY (log_id, batch)

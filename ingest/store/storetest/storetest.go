@@ -3,6 +3,7 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -42,4 +43,30 @@ func Open(t testing.TB, dir string) *store.Store {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// Exec runs a statement behind the store's back, as somebody who tampers with it
+// would, and returns when the engine has carried it out.
+func Exec(t testing.TB, s *store.Store, sql string) {
+	t.Helper()
+	count(t, s, sql)
+	for count(t, s, "SELECT 1 FROM system.mutations WHERE NOT is_done") > 0 {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// count runs a statement and counts its rows.
+func count(t testing.TB, s *store.Store, sql string) (n int) {
+	t.Helper()
+	rows, err := s.Query(context.Background(), store.Limits{}, sql)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	for rows.Next() {
+		n++
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return n
 }

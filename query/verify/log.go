@@ -1,0 +1,396 @@
+package verify
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/ledger"
+	"github.com/mcpaudit/mcpaudit/ingest/store"
+	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+)
+
+// walk is the verification of one log: its entries in order, and in chunks of them
+// the events.
+type walk struct {
+	*run
+	id    string
+	keys  *ledger.Keys
+	tree  *ledger.Tree
+	clock int64            // when the entry before was sealed
+	drops map[uint64]*drop // by number of their entry
+	kept  []keptCheckpoint // of this log, by size
+	last  string           // the newest checkpoint whose signature is right
+	ended bool             // the numbers of the entries do not ascend by one any more
+}
+
+// drop is a month of which retention has dropped events.
+type drop struct {
+	ledger.Drop
+	sealedAt int64
+	proofs   map[uint64]*ledger.BatchProof // of the batches of which a hold keeps something
+}
+
+// log verifies one log.
+func (v *run) log(ctx context.Context, l store.LogInfo) error {
+	w := &walk{run: v, id: l.ID, tree: ledger.NewTree(), drops: map[uint64]*drop{}}
+	v.summary.Logs++
+	if err := w.trust(ctx, l); err != nil {
+		return err
+	}
+	if err := w.checkKept(); err != nil {
+		return err
+	}
+	last, err := v.store.LastEntry(ctx, l.ID)
+	if err != nil {
+		return err
+	}
+	end := uint64(0)
+	if last != nil {
+		end = last.Entry.Batch
+	}
+	if err := w.readDrops(ctx, end); err != nil {
+		return err
+	}
+	if err := w.entries(ctx, end); err != nil {
+		return err
+	}
+	for _, c := range w.kept {
+		if c.Size > w.tree.Size() {
+			if err := w.contradiction(c, fmt.Sprintf("the log has %d", w.tree.Size())); err != nil {
+				return err
+			}
+		}
+	}
+	if w.last != "" {
+		v.summary.Newest = append(v.summary.Newest, w.last)
+	}
+	return w.beyond(ctx, end)
+}
+
+// trust finds the keys of the log: those that are trusted, and what they handed
+// over to.
+func (w *walk) trust(ctx context.Context, l store.LogInfo) error {
+	rotations, err := w.store.Rotations(ctx, l.ID)
+	if err != nil {
+		return err
+	}
+	trusted := w.opt.Keys
+	if len(trusted) == 0 {
+		trusted = []string{l.VerifierKey}
+	}
+	if w.keys, err = ledger.TrustKeys(trusted, rotations); err != nil {
+		if len(w.opt.Keys) > 0 {
+			return err
+		}
+		w.keys, _ = ledger.TrustKeys(nil, nil)
+		return w.problem(pb.VerifyProblem_CODE_SIGNATURE, l.ID, 0, "the store names no key for log %q that could be read", l.ID)
+	}
+	if !w.keys.Logs()[l.ID] {
+		return w.problem(pb.VerifyProblem_CODE_SIGNATURE, l.ID, 0, "none of the trusted keys is of log %q; if the log is yours, name its verifier key", l.ID)
+	}
+	return nil
+}
+
+// checkKept checks who signed the checkpoints that were kept elsewhere.
+func (w *walk) checkKept() error {
+	for _, c := range w.run.kept[w.id] {
+		if _, err := ledger.OpenCheckpoint(c.signed, w.keys); err != nil {
+			if err := w.problem(pb.VerifyProblem_CODE_SIGNATURE, w.id, c.Size, "a checkpoint of %d entries that was kept elsewhere: %v", c.Size, ledger.ErrSignature); err != nil {
+				return err
+			}
+			continue
+		}
+		w.kept = append(w.kept, c)
+	}
+	slices.SortFunc(w.kept, func(a, b keptCheckpoint) int {
+		if a.Size < b.Size {
+			return -1
+		}
+		if a.Size > b.Size {
+			return 1
+		}
+		return 0
+	})
+	return nil
+}
+
+func (w *walk) contradiction(c keptCheckpoint, instead string) error {
+	return w.problem(pb.VerifyProblem_CODE_CONTRADICTION, w.id, c.Size,
+		"a checkpoint that was kept elsewhere says that the log had %d entries and root %v; %s: it was cut or rewritten", c.Size, c.Root, instead)
+}
+
+// readDrops reads what retention dropped. The entries are verified with all
+// others; what they say of earlier batches is needed when those are.
+func (w *walk) readDrops(ctx context.Context, end uint64) error {
+	rows, err := w.store.Query(ctx, limits, "SELECT batch, toUnixTimestamp64Micro(sealed_at), detail FROM ledger WHERE log_id = {id:String} AND kind = {kind:String} AND batch <= {end:UInt64} ORDER BY batch",
+		store.Named("id", w.id), store.Named("kind", ledger.KindDrop), store.Named("end", end))
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var batch uint64
+		var detail string
+		d := &drop{proofs: map[uint64]*ledger.BatchProof{}}
+		if err := rows.Scan(&batch, &d.sealedAt, &detail); err != nil {
+			return err
+		}
+		if err := ledger.ParseDetail(detail, &d.Drop); err != nil {
+			if err := w.problem(pb.VerifyProblem_CODE_RETENTION, w.id, batch, "entry %d: %v", batch, err); err != nil {
+				return err
+			}
+			continue
+		}
+		if sealed := time.UnixMicro(d.sealedAt); int64(d.Month)*86400 > sealed.Unix() {
+			if err := w.problem(pb.VerifyProblem_CODE_RETENTION, w.id, batch, "entry %d drops the events that expire in %s, before they did", batch, monthName(d.Month)); err != nil {
+				return err
+			}
+			continue
+		}
+		w.drops[batch] = d
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	for batch, d := range w.drops {
+		if d.Kept > 0 {
+			if err := w.readProofs(ctx, batch, d); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// readProofs reads what a drop has kept.
+func (w *walk) readProofs(ctx context.Context, entry uint64, d *drop) error {
+	rows, err := w.store.Query(ctx, limits, "SELECT proof FROM kept WHERE log_id = {id:String} AND run = {run:UInt64} ORDER BY batch",
+		store.Named("id", w.id), store.Named("run", entry))
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var all []byte
+	events := uint64(0)
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return err
+		}
+		p, rest, err := ledger.ParseBatchProof([]byte(text))
+		if err != nil || len(rest) > 0 {
+			return w.problem(pb.VerifyProblem_CODE_RETENTION, w.id, entry, "what entry %d has kept for a hold can't be read", entry)
+		}
+		all = append(all, text...)
+		events += uint64(len(p.Positions))
+		d.proofs[p.Entry.Batch] = p
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	if digest := ledger.Leaf(all); hex.EncodeToString(digest[:]) != d.KeptDigest || events != d.Kept {
+		return w.problem(pb.VerifyProblem_CODE_RETENTION, w.id, entry, "what entry %d has kept for a hold is not what it says", entry)
+	}
+	return nil
+}
+
+// chunkEvents and chunkEntries bound what is verified at a time.
+const (
+	chunkEvents  = 250_000
+	chunkEntries = 20_000
+)
+
+// entries verifies the entries up to end, and their events. The engine hashes the
+// next chunk while this one is looked at.
+func (w *walk) entries(ctx context.Context, end uint64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var under *chunk // being hashed
+	next := &chunk{}
+	turn := func() error {
+		hashed := under
+		under, next = next, &chunk{}
+		w.hash(ctx, under)
+		if hashed != nil {
+			return w.settle(ctx, hashed)
+		}
+		return nil
+	}
+	err := w.store.Entries(ctx, w.id, 0, end, func(r store.Sealed) error {
+		ok, err := w.entry(r)
+		if err != nil || !ok {
+			return err
+		}
+		if next.add(w, r); next.events >= chunkEvents || len(next.entries) >= chunkEntries {
+			return turn()
+		}
+		return nil
+	})
+	for range 2 {
+		if err == nil {
+			err = turn()
+		}
+	}
+	if err == nil && w.tree.Size() < end && !w.ended {
+		err = w.problem(pb.VerifyProblem_CODE_ENTRY_MISSING, w.id, end, "entries behind %d are missing", w.tree.Size())
+	}
+	return err
+}
+
+// entry verifies one entry, and says whether its events can be verified.
+func (w *walk) entry(r store.Sealed) (ok bool, err error) {
+	e := r.Entry
+	w.summary.Entries++
+	if w.ended {
+		return false, nil
+	}
+	switch want := w.tree.Size() + 1; {
+	case e.Batch > want:
+		w.ended = true // nothing behind it can be compared
+		return false, w.problem(pb.VerifyProblem_CODE_ENTRY_MISSING, w.id, want, "entry %d is missing, the next one is %d; what comes behind can't be verified", want, e.Batch)
+	case e.Batch < want:
+		return false, w.problem(pb.VerifyProblem_CODE_ENTRY_ADDED, w.id, e.Batch, "there is another entry of number %d", e.Batch)
+	}
+	changed := func(what string, args ...any) error {
+		return w.problem(pb.VerifyProblem_CODE_ENTRY_CHANGED, w.id, e.Batch, "entry %d: %s", e.Batch, fmt.Sprintf(what, args...))
+	}
+	nodes := w.tree.Append(e.Leaf())
+	root := w.tree.Root()
+	claimed, err := ledger.OpenCheckpoint(r.Checkpoint, w.keys)
+	switch {
+	case errors.Is(err, ledger.ErrSignature) && w.keys.Logs()[w.id]:
+		err = w.problem(pb.VerifyProblem_CODE_SIGNATURE, w.id, e.Batch, "the checkpoint of entry %d is not signed by a trusted key", e.Batch)
+	case errors.Is(err, ledger.ErrSignature):
+		err = nil // said for the whole log
+	case err != nil:
+		err = changed("its checkpoint can't be read")
+	case claimed != (ledger.Checkpoint{LogID: w.id, Size: w.tree.Size(), Root: root}):
+		w.ended = true
+		err = changed("it, or one before it, is not what was signed; what comes behind can't be verified")
+	case !slices.Equal(nodes, r.Nodes):
+		err = changed("the nodes that are stored with it are not those of the log's tree")
+	default:
+		w.last = r.Checkpoint
+	}
+	if err != nil {
+		return false, err
+	}
+	if e.Format != ledger.Format || e.LogID != w.id {
+		return false, changed("it is of log %q and format %d", e.LogID, e.Format)
+	}
+	if e.SealedAt < w.clock {
+		return false, changed("it is back-dated: it was sealed before the one before it")
+	}
+	w.clock = e.SealedAt
+	for len(w.kept) > 0 && w.kept[0].Size <= w.tree.Size() {
+		c := w.kept[0]
+		w.kept = w.kept[1:]
+		if c.Size == w.tree.Size() && c.Root != root || c.Size == 0 && c.Root != ledger.EmptyRoot {
+			if err := w.contradiction(c, fmt.Sprintf("with so many entries its root is %v", root)); err != nil {
+				return false, err
+			}
+			continue
+		}
+		w.summary.Checkpoints++
+	}
+	switch {
+	case !e.HasEvents() && (e.Events != 0 || e.Root != ledger.EmptyRoot):
+		return false, changed("it is of kind %q and has events", e.Kind)
+	case e.Kind == ledger.KindKey:
+		if _, _, err := ledger.ParseRotation(e.Detail); err != nil {
+			return false, changed("%v", err)
+		}
+	case e.HasEvents() && e.Schema != event.Schema:
+		return false, fmt.Errorf("batch %d of log %q is of schema %d, this program knows %d: use a newer mcpaudit", e.Batch, w.id, e.Schema, event.Schema)
+	}
+	return true, nil
+}
+
+// beyond looks for events that are in no batch of the ledger. Those of the newest
+// batches are sealed in a moment.
+func (w *walk) beyond(ctx context.Context, end uint64) error {
+	if w.ended {
+		return nil // said already, and every later batch would be said again
+	}
+	for wait := time.Duration(0); ; wait += time.Second {
+		last, err := w.store.LastEntry(ctx, w.id)
+		if err != nil {
+			return err
+		}
+		if last != nil {
+			end = max(end, last.Entry.Batch)
+		}
+		loose, err := w.loose(ctx, end)
+		if err != nil || loose.events == 0 {
+			return err
+		}
+		if wait < w.opt.Patience && loose.first > 0 {
+			select {
+			case <-time.After(time.Second):
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		p := &pb.VerifyProblem{Code: pb.VerifyProblem_CODE_EVENT_ADDED, LogId: w.id, Batch: loose.first, EventId: loose.id, Message: fmt.Sprintf(
+			"%d events are not sealed: they are in batches from %d on, and the log ends at %d. They were added by hand; or the service was killed while it stored them, then it seals them at its next start", loose.events, loose.first, end)}
+		return w.send(p)
+	}
+}
+
+// looseEvents are events that no entry seals.
+type looseEvents struct {
+	events, first uint64
+	id            string
+}
+
+func (w *walk) loose(ctx context.Context, end uint64) (l looseEvents, err error) {
+	rows, err := w.store.Query(ctx, limits, "SELECT count(), min(batch), toString(any(event_id)) FROM events WHERE log_id = {id:String} AND (batch > {end:UInt64} OR batch = 0)",
+		store.Named("id", w.id), store.Named("end", end))
+	if err != nil {
+		return l, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := rows.Scan(&l.events, &l.first, &l.id); err != nil {
+			return l, err
+		}
+	}
+	return l, rows.Err()
+}
+
+func monthName(days uint16) string {
+	return time.Unix(int64(days)*86400, 0).UTC().Format("2006-01")
+}
+
+// inRange says whether the events of a batch are to be hashed.
+func (o Options) inRange(sealedAt int64) bool {
+	from, to := int64(math.MinInt64), int64(math.MaxInt64)
+	if !o.From.IsZero() {
+		from = o.From.UnixMicro()
+	}
+	if !o.To.IsZero() {
+		to = o.To.UnixMicro()
+	}
+	return from <= sealedAt && sealedAt < to
+}
+
+// list writes a few numbers for people.
+func list(numbers []uint32) string {
+	const most = 5
+	var parts []string
+	for _, n := range numbers[:min(len(numbers), most)] {
+		parts = append(parts, fmt.Sprint(n))
+	}
+	if len(numbers) > most {
+		parts = append(parts, "…")
+	}
+	return strings.Join(parts, ", ")
+}
