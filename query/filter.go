@@ -49,6 +49,14 @@ func (c condition) and(d condition) condition {
 		since: c.since || d.since, until: c.until || d.until, tenant: c.tenant || d.tenant}
 }
 
+// Compile makes a filter, as ListEventsRequest has it, a condition on the events
+// table and the values that are bound in it, whose names begin with "p". The error
+// is a *FilterError.
+func Compile(filter string) (sql string, args []any, err error) {
+	c, err := compileFilter(filter)
+	return c.sql, c.args, err
+}
+
 // compileFilter turns an AIP-160 filter (https://google.aip.dev/160) into a
 // condition. Field names are looked up in fields and values are bound: nothing
 // of the filter's text becomes SQL.

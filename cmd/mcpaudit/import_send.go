@@ -132,12 +132,17 @@ func (im *importer) store(ctx context.Context, batch []item) error {
 	}
 }
 
+// lastAnswer is how long an interrupted import waits for the answer that is under
+// way, so that what it reports is true.
+const lastAnswer = 2 * time.Second
+
 // publish sends a batch once. asked is how long the service wants to be left
 // alone, 0 when it did not say.
 func (im *importer) publish(ctx context.Context, req *pb.PublishBatchRequest) (receipt *pb.Receipt, asked time.Duration, err error) {
-	ctx, cancel := context.WithTimeout(ctx, answerIn)
+	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerIn)
 	defer cancel()
-	resp, err := im.ingest.PublishBatch(ctx, req)
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastAnswer, cancel) })()
+	resp, err := im.ingest.PublishBatch(call, req)
 	for _, d := range status.Convert(err).Details() {
 		if r, ok := d.(*errdetails.RetryInfo); ok {
 			asked = min(max(r.GetRetryDelay().AsDuration(), 0), maxRetry)

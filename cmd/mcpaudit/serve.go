@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,10 +26,14 @@ type settings struct {
 	set    *pflag.FlagSet
 }
 
-func (s *surroundings) settings(cmd *cobra.Command) *settings {
+// settings are those of a command; when names are given, only they are flags.
+func (s *surroundings) settings(cmd *cobra.Command, names ...string) *settings {
 	st := &settings{s: s, config: app.DefaultConfig(filepath.Join(s.dataHome(), "data")), flags: map[string]*string{}, set: cmd.Flags()}
 	cmd.Flags().StringVarP(&st.file, "config", "c", "", "YAML file with settings ($MCPAUDIT_CONFIG)")
 	for _, o := range st.config.Settings() {
+		if len(names) > 0 && !slices.Contains(names, o.Name) {
+			continue
+		}
 		st.flags[o.Name] = cmd.Flags().String(o.Name, o.String(), fmt.Sprintf("%s ($%s)", o.Doc, o.Env()))
 	}
 	return st

@@ -27,7 +27,7 @@ import (
 )
 
 func wrapCommand(s *surroundings) *cobra.Command {
-	var service, server, tenant, environment, principal, principalKind, agent, spool, keyFile, profileFile, fail string
+	var service, serviceKey, server, tenant, environment, principal, principalKind, agent, spool, keyFile, profileFile, fail string
 	var limit int64
 	var flush time.Duration
 	var quiet bool
@@ -52,6 +52,7 @@ Put it in front of the command in your client's configuration.`,
 		return otherwise
 	}
 	f.StringVar(&service, "service", orDefault("MCPAUDIT_SERVICE", defaultService), "address of the service's gRPC port ($MCPAUDIT_SERVICE)")
+	f.StringVar(&serviceKey, "service-key", s.env("MCPAUDIT_SERVICE_KEY"), "public key of the service's log, which its receipts must be signed with; default: the key that it gives at first is trusted from then on ($MCPAUDIT_SERVICE_KEY)")
 	f.StringVar(&server, "server", "", "name of the server in events; default: from its command")
 	f.StringVar(&tenant, "tenant", orDefault("MCPAUDIT_TENANT", "default"), "owner of the events ($MCPAUDIT_TENANT)")
 	f.StringVar(&environment, "environment", s.env("MCPAUDIT_ENVIRONMENT"), "such as production ($MCPAUDIT_ENVIRONMENT)")
@@ -77,6 +78,9 @@ Put it in front of the command in your client's configuration.`,
 			return fmt.Errorf("wrap: --flush is %v, must not be negative", flush)
 		case service == "":
 			return errors.New("wrap: --service is empty; name the service's gRPC port, such as 127.0.0.1:4777")
+		}
+		if err := emit.CheckServiceKey(serviceKey); err != nil {
+			return fmt.Errorf("wrap: --service-key: %w", err)
 		}
 		level := slog.LevelWarn
 		if quiet {
@@ -108,7 +112,7 @@ Put it in front of the command in your client's configuration.`,
 			if err != nil {
 				return nil, err
 			}
-			return emit.Open(emit.Config{Address: service, Name: server, Spool: spool, SpoolLimit: limit, Now: s.now, Base: base}, r, log)
+			return emit.Open(emit.Config{Address: service, ServiceKey: serviceKey, Name: server, Spool: spool, SpoolLimit: limit, Now: s.now, Base: base}, r, log)
 		}, log)
 		if err != nil && fail == "closed" {
 			return errors.Join(err, em.Close(cmd.Context()))

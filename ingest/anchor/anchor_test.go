@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/mcpaudit/mcpaudit/ingest/anchor"
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
@@ -324,6 +325,19 @@ func TestATopicThatDoesNotKeepIsAnError(t *testing.T) {
 	}
 	if _, err := read(t, spec); err == nil || !strings.Contains(err.Error(), "UNKNOWN_TOPIC") {
 		t.Errorf("reading a topic that is not there: %v", err)
+	}
+	junk := cluster(t, 1)
+	mustPut(t, junk, c)
+	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(strings.TrimSuffix(strings.TrimPrefix(junk, "kafka://"), "/anchors"), ",")...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "anchors", Value: []byte("junk")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := read(t, junk); err == nil || !strings.Contains(err.Error(), "partition 0, offset 1") || len(got) != 1 {
+		t.Errorf("a message that is no checkpoint: %v, %q", err, got)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()

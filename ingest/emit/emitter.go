@@ -6,6 +6,11 @@
 // disk; a shipper sends what the spool holds and forgets what was acknowledged.
 // The service may be away for as long as the spool's limit lasts.
 //
+// Each answer of the service carries a signed checkpoint of its log. The shipper
+// checks that the log only grows and keeps the newest checkpoint beside the spool;
+// a log that was cut, rewritten or replaced is said in the log, in a file and as an
+// event, and delivery goes on.
+//
 // What a crash costs: kill -9 of the MCP server loses what was in the queue and
 // not yet in the spool (a fraction of a second). What is in the spool is sent by
 // the next process that opens it; what was sent twice is stored once.
@@ -18,18 +23,21 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
@@ -52,6 +60,11 @@ type Config struct {
 	// Linger is how long the worker gathers records before it writes them;
 	// default 10 ms.
 	Linger time.Duration
+	// ServiceKey is the public key of the service's log (mcpaudit/LOG+HASH+KEY), or
+	// several, with spaces or commas between them, when its instances have a log
+	// each. Receipts must be signed with it or with a key that it handed over to.
+	// Default: what the service gives as its key at first is trusted from then on.
+	ServiceKey string
 	// Dial options of the connection; default: plaintext, to this machine alone.
 	Dial []grpc.DialOption
 	// Now is the clock; default time.Now.
@@ -94,6 +107,9 @@ var ErrLost = errors.New("the audit queue is full")
 type Stats struct {
 	Emitted, Acknowledged, Rejected, Lost uint64
 	Pending                               uint64 // in the spool, not acknowledged
+	// Contradictions counts what the service said against its own receipts: its log
+	// was cut, rewritten or replaced, or somebody else answers.
+	Contradictions uint64
 }
 
 // Emitter takes records and delivers them as events.
@@ -103,6 +119,7 @@ type Emitter struct {
 	log    *slog.Logger
 	conn   *grpc.ClientConn
 	client pb.IngestServiceClient
+	keys   []string // of the service's logs, when they are configured
 
 	queue   chan Record
 	room    *semaphore.Weighted // bytes of the queue
@@ -128,6 +145,13 @@ type Emitter struct {
 	lost     atomic.Uint64
 	reported uint64 // losses that are already an event; worker only
 	pending  atomic.Int64
+
+	witness        *witness // of the spool; the shipper's, and Close's after it has ended
+	contradictions atomic.Uint64
+	alarmed        chan struct{} // one token when there is an alarm
+	alarmMu        sync.Mutex
+	alarms         []*contradiction // that are to be events
+	raised         map[string]bool  // contradictions that were said
 }
 
 // Open opens the emitter's spool and starts delivering. Nothing is printed; log
@@ -144,6 +168,10 @@ func Open(cfg Config, r *redact.Redactor, log *slog.Logger) (*Emitter, error) {
 	}
 	if cfg.SpoolLimit < minSpool {
 		return nil, fmt.Errorf("open emitter: a spool of %d bytes is too small to be of use; give it at least %d", cfg.SpoolLimit, minSpool)
+	}
+	keys, err := serviceKeys(cfg.ServiceKey)
+	if err != nil {
+		return nil, fmt.Errorf("open emitter: the service's key: %w", err)
 	}
 	if cfg.Queue == 0 {
 		cfg.Queue = 1024
@@ -171,10 +199,12 @@ func Open(cfg Config, r *redact.Redactor, log *slog.Logger) (*Emitter, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	e := &Emitter{
-		cfg: cfg, redact: r, log: log, conn: conn, client: pb.NewIngestServiceClient(conn),
+		cfg: cfg, redact: r, log: log, conn: conn, client: pb.NewIngestServiceClient(conn), keys: keys,
 		queue: make(chan Record, cfg.Queue), room: semaphore.NewWeighted(queueBytes), closing: make(chan struct{}), hurry: make(chan struct{}), cancel: cancel,
 		spool: s, sent: s.first(), wake: make(chan struct{}, 1), counted: make(chan struct{}), shipped: make(chan struct{}),
+		alarmed: make(chan struct{}, 1), raised: map[string]bool{},
 	}
+	e.witness = e.witnessOf(s.dir)
 	if s.cut {
 		e.tornEnd(s.dir)
 	}
@@ -183,6 +213,35 @@ func Open(cfg Config, r *redact.Redactor, log *slog.Logger) (*Emitter, error) {
 	e.shipper.Go(func() { e.ship(ctx) })
 	e.shipper.Go(func() { e.sweep(ctx) })
 	return e, nil
+}
+
+// serviceKeys reads the keys of a configuration.
+func serviceKeys(text string) ([]string, error) {
+	keys := strings.FieldsFunc(text, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
+	_, err := ledger.TrustKeys(keys, nil)
+	return keys, err
+}
+
+// CheckServiceKey says what is wrong with a text for [Config].ServiceKey.
+func CheckServiceKey(text string) error {
+	_, err := serviceKeys(text)
+	return err
+}
+
+// witnessOf is the witness of a spool that this process has locked.
+func (e *Emitter) witnessOf(dir string) *witness {
+	var others []string
+	for i := range slots {
+		d := e.cfg.slot(i)
+		if _, err := os.Stat(d); err != nil {
+			break // slots are taken in order: behind a missing one there is none
+		}
+		if d != dir {
+			others = append(others, d)
+		}
+	}
+	return openWitness(witness{address: e.cfg.Address, given: e.keys, service: pb.NewLedgerServiceClient(e.conn), log: e.log,
+		alarm: func(c *contradiction) { e.raise(dir, c) }}, dir, others)
 }
 
 // tornEnd says that a spool ended in the middle of an event.
@@ -299,7 +358,7 @@ func (e *Emitter) Failing() bool { return e.fault.Load() }
 
 // Stats counts since Open.
 func (e *Emitter) Stats() Stats {
-	return Stats{e.emitted.Load(), e.acked.Load(), e.rejected.Load(), e.lost.Load(), uint64(max(e.pending.Load(), 0))}
+	return Stats{e.emitted.Load(), e.acked.Load(), e.rejected.Load(), e.lost.Load(), uint64(max(e.pending.Load(), 0)), e.contradictions.Load()}
 }
 
 // Flush returns when what was emitted before is in the spool, or lost and
@@ -337,12 +396,14 @@ func (e *Emitter) shutDown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	e.drain(ctx)
-	// Delivery may have found damage. The worker has ended, so this may write.
-	if e.lost.Load() > e.reported && e.keep(nil) {
+	// Delivery may have found damage, or a contradiction. The worker has ended, so
+	// this may write.
+	if (e.lost.Load() > e.reported || e.alarming()) && e.keep(nil) {
 		e.drain(ctx)
 	}
 	e.cancel()
 	e.shipper.Wait()
+	e.witness.save(true)
 	e.conn.Close()
 	var err error
 	if e.sent == e.spool.tail {

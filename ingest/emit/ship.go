@@ -61,6 +61,9 @@ func (e *Emitter) ship(ctx context.Context) {
 			select {
 			case <-e.wake:
 				continue
+			case <-e.witness.due():
+				e.witness.save(true)
+				continue
 			case <-ctx.Done():
 				return
 			}
@@ -69,7 +72,7 @@ func (e *Emitter) ship(ctx context.Context) {
 		if last {
 			e.reconnect(ctx)
 		}
-		delay, err := e.send(ctx, records)
+		delay, err := e.send(ctx, e.witness, records)
 		if err == nil {
 			e.delivered(to, len(records))
 			if away {
@@ -158,10 +161,10 @@ func (e *Emitter) reconnect(ctx context.Context) {
 	e.conn.WaitForStateChange(ctx, connectivity.TransientFailure)
 }
 
-// send delivers one batch. The delay is how long the service asked to wait, 0
+// send delivers one batch and has its receipt checked. The delay is how long the service asked to wait, 0
 // when it did not ask.
-func (e *Emitter) send(ctx context.Context, records [][]byte) (delay time.Duration, err error) {
-	req := &pb.PublishBatchRequest{SentAt: timestamppb.New(e.cfg.Now())}
+func (e *Emitter) send(ctx context.Context, w *witness, records [][]byte) (delay time.Duration, err error) {
+	req := &pb.PublishBatchRequest{SentAt: timestamppb.New(e.cfg.Now()), Known: w.known()}
 	for _, r := range records {
 		m := &pb.Event{}
 		if err := proto.Unmarshal(r, m); err != nil {
@@ -171,9 +174,9 @@ func (e *Emitter) send(ctx context.Context, records [][]byte) (delay time.Durati
 		}
 		req.Events = append(req.Events, m)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	sending, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	resp, err := e.client.PublishBatch(ctx, req)
+	resp, err := e.client.PublishBatch(sending, req)
 	if err != nil {
 		for _, d := range status.Convert(err).Details() {
 			if r, ok := d.(*errdetails.RetryInfo); ok {
@@ -189,6 +192,7 @@ func (e *Emitter) send(ctx context.Context, records [][]byte) (delay time.Durati
 	if resp.GetReceipt().GetClockOff() {
 		e.log.Warn("this machine's clock differs from the audit service's", "difference", resp.GetReceipt().GetClockSkew().AsDuration().String())
 	}
+	w.check(ctx, resp.GetReceipt(), req.GetKnown())
 	return 0, nil
 }
 
@@ -227,13 +231,18 @@ func (e *Emitter) adopt(ctx context.Context, dir string) bool {
 	if s.cut {
 		e.tornEnd(s.dir)
 	}
+	var w *witness // with what its own processes have seen
 	for at := s.first(); at != s.tail; {
 		records, to, err := s.read(at, s.tail, shipEvents, shipBytes)
 		if err != nil {
 			return true // damaged: the process that takes this spool deals with it
 		}
 		if len(records) > 0 {
-			if _, err := e.send(ctx, records); err != nil {
+			if w == nil {
+				w = e.witnessOf(dir)
+				defer w.save(true)
+			}
+			if _, err := e.send(ctx, w, records); err != nil {
 				return false
 			}
 			e.acked.Add(uint64(len(records)))

@@ -34,6 +34,8 @@ func (e *Emitter) work() {
 				wait = soonest
 			}
 			report.Reset(wait)
+		case <-e.alarmed:
+			e.keep(nil)
 		case <-e.closing:
 			for {
 				select {
@@ -89,7 +91,7 @@ func (e *Emitter) make(r Record) (records []Record) {
 }
 
 // keep redacts records and appends them to the spool, with a report of what was
-// lost before them. A sequence number is used up only by an event that is in the
+// lost before them and of contradictions. A sequence number is used up only by an event that is in the
 // spool. It says whether there was anything to write.
 func (e *Emitter) keep(records []Record) bool {
 	var data [][]byte
@@ -107,6 +109,11 @@ func (e *Emitter) keep(records []Record) bool {
 		add(e.lossRecord(lost))
 	}
 	reports := uint64(len(data))
+	alarms := e.takeAlarms()
+	for _, c := range alarms {
+		add(c.record(e.cfg.Base, e.cfg.Name))
+	}
+	own := uint64(len(data))
 	for i, r := range records {
 		if e.hurried() {
 			e.lost.Add(uint64(len(records) - i))
@@ -120,7 +127,8 @@ func (e *Emitter) keep(records []Record) bool {
 		if e.append(data, records == nil) {
 			e.reported += lost * reports
 		} else {
-			e.lost.Add(uint64(len(data)) - reports)
+			e.lost.Add(uint64(len(data)) - own)
+			e.returnAlarms(alarms)
 		}
 	}
 	for _, r := range records {

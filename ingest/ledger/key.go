@@ -2,6 +2,8 @@ package ledger
 
 import (
 	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -21,6 +23,7 @@ var ErrSignature = errors.New("it is not signed by a trusted key")
 type Key struct {
 	signer   note.Signer
 	verifier string
+	seed     []byte
 }
 
 // NewKey makes a key for a log and gives its secret form, PRIVATE+KEY+…, once.
@@ -28,15 +31,13 @@ func NewKey(random io.Reader, logID string) (k *Key, secret string, err error) {
 	if !logIDs.MatchString(logID) {
 		return nil, "", fmt.Errorf("make key: %q is no id of a log", logID)
 	}
-	secret, verifier, err := note.GenerateKey(random, Origin(logID))
-	if err != nil {
+	if secret, _, err = note.GenerateKey(random, Origin(logID)); err != nil {
 		return nil, "", fmt.Errorf("make key: %w", err)
 	}
-	signer, err := note.NewSigner(secret)
-	if err != nil {
+	if k, err = ParseKey(secret); err != nil {
 		return nil, "", errors.New("make key: the new key can't be read")
 	}
-	return &Key{signer, verifier}, secret, nil
+	return k, secret, nil
 }
 
 var logIDs = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
@@ -61,7 +62,7 @@ func ParseKey(secret string) (*Key, error) {
 	if err != nil {
 		return nil, bad
 	}
-	return &Key{signer, verifier}, nil
+	return &Key{signer, verifier, seed[1:]}, nil
 }
 
 // LogID is the log that the key signs for.
@@ -74,6 +75,16 @@ func (k *Key) String() string { return k.verifier }
 
 // GoString keeps %#v from printing the secret.
 func (k *Key) GoString() string { return k.verifier }
+
+// Derive makes a secret of 32 bytes for another purpose than signing, the same
+// each time for the same purpose (HKDF-SHA-256, RFC 5869).
+func (k *Key) Derive(purpose string) []byte {
+	secret, err := hkdf.Key(sha256.New, k.seed, nil, "mcpaudit "+purpose, sha256.Size)
+	if err != nil {
+		panic(err) // it is too long, which 32 bytes are not
+	}
+	return secret
+}
 
 // SignText signs text that is not a checkpoint. Its first line says what it is,
 // and can't be that of a checkpoint.
@@ -121,7 +132,7 @@ func ParseRotation(statement string) (old, next string, err error) {
 	if err != nil || from.Name() != to.Name() || !strings.HasPrefix(from.Name(), originPrefix) {
 		return "", "", bad
 	}
-	n, err := note.Open([]byte(statement), note.VerifierList(from, to))
+	n, err := openNote(statement, note.VerifierList(from, to))
 	if err != nil || len(n.Sigs) != 2 || len(n.UnverifiedSigs) != 0 {
 		return "", "", bad
 	}
@@ -205,7 +216,7 @@ func (k *Keys) Verifier(name string, hash uint32) (note.Verifier, error) {
 // open checks a note's signatures and returns its text. The key must be one of the
 // log that a checkpoint names.
 func (k *Keys) open(signed string) (string, error) {
-	n, err := k.note(signed)
+	n, err := openNote(signed, k)
 	if err != nil {
 		return "", err
 	}
@@ -221,10 +232,10 @@ func (k *Keys) open(signed string) (string, error) {
 	return n.Text, nil
 }
 
-// note checks a note's signatures. Base64 that says the same in other letters is
-// not the signature that was made.
-func (k *Keys) note(signed string) (*note.Note, error) {
-	n, err := note.Open([]byte(signed), k)
+// openNote checks a note's signatures. Base64 that says the same in other letters
+// is not the signature that was made.
+func openNote(signed string, keys note.Verifiers) (*note.Note, error) {
+	n, err := note.Open([]byte(signed), keys)
 	if err != nil {
 		return nil, ErrSignature
 	}
@@ -239,7 +250,7 @@ func (k *Keys) note(signed string) (*note.Note, error) {
 // OpenText reads what SignText signed with one of the keys, and says with which
 // log's.
 func OpenText(signed string, keys *Keys) (text, logID string, err error) {
-	n, err := keys.note(signed)
+	n, err := openNote(signed, keys)
 	if err != nil || strings.HasPrefix(n.Text, originPrefix) {
 		return "", "", ErrSignature
 	}

@@ -53,14 +53,16 @@ func newGateway(ctx context.Context, roles []string) (*gateway, error) {
 			return strings.ToLower(name), strings.EqualFold(name, "authorization") || strings.EqualFold(name, "traceparent")
 		}),
 	)
+	type register func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error
+	services := []register{pb.RegisterLedgerServiceHandler}
 	for _, role := range roles {
-		register := map[string]func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
-			"ingest": pb.RegisterIngestServiceHandler, "query": pb.RegisterQueryServiceHandler,
-		}[role]
-		if register == nil {
-			continue
-		}
-		if err := register(ctx, g.mux, g.conn); err != nil {
+		services = append(services, map[string][]register{
+			"ingest": {pb.RegisterIngestServiceHandler, pb.RegisterRetentionServiceHandler},
+			"query":  {pb.RegisterQueryServiceHandler, pb.RegisterExportServiceHandler},
+		}[role]...)
+	}
+	for _, service := range services {
+		if err := service(ctx, g.mux, g.conn); err != nil {
 			return nil, err
 		}
 	}

@@ -13,9 +13,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	"github.com/mcpaudit/mcpaudit/ingest"
 	"github.com/mcpaudit/mcpaudit/ingest/anchor"
@@ -28,6 +30,8 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/store/embedded"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 	"github.com/mcpaudit/mcpaudit/query"
+	"github.com/mcpaudit/mcpaudit/query/export"
+	"github.com/mcpaudit/mcpaudit/query/verify"
 )
 
 // Deps are what the service takes from its surroundings.
@@ -81,39 +85,26 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		grpc.ConnectionTimeout(20*time.Second),
 	)...)
 	healthpb.RegisterHealthServer(server, health.NewServer())
+	signed, err := signing(ctx, &cfg, s, d.Log)
+	if err != nil {
+		return err
+	}
 	var pipeline *ingest.Pipeline
 	var keeping []*anchor.Runner
+	writing := ""
 	if slices.Contains(cfg.Roles, "ingest") {
-		age := cfg.Ingest.BatchAge
-		if age == 0 && cfg.Store.DSN != "" {
-			age = 200 * time.Millisecond
-		}
-		signed, err := signing(ctx, &cfg, s, d.Log)
-		if err != nil {
-			return err
-		}
-		own := newMemory(&cfg, signed.Key.LogID())
-		known, err := own.read(ctx)
-		if err != nil {
-			return err
-		}
-		policy, err := retention.ParsePolicy(cfg.Retention.Default, cfg.Retention.Tenants)
-		if err != nil {
-			return err
-		}
-		pipeline = ingest.New(ingest.Config{
-			MaxRows: cfg.Ingest.BatchRows, MaxAge: age, MaxBytes: cfg.Ingest.MemoryBytes, Retention: policy,
-			Key: signed.Key, Rotations: signed.Rotations, Remembered: known,
-		}, s, redactor, d.Now, d.Log, m)
-		if keeping, err = anchors(&cfg, own, func() string { newest, _ := pipeline.Checkpoint(); return newest }, d.Log, m.anchored); err != nil {
+		if pipeline, keeping, err = newPipeline(ctx, &cfg, signed, s, redactor, d, m); err != nil {
 			return err
 		}
 		pb.RegisterIngestServiceServer(server, rpc.New(rpc.Config{ClockTolerance: cfg.Ingest.ClockTolerance, Stopping: ctx.Done()}, pipeline, d.Now))
+		writing = signed.Key.LogID()
 	}
 	if slices.Contains(cfg.Roles, "query") {
 		limits := store.Limits{Time: cfg.Query.Timeout, Memory: cfg.Query.MemoryLimit}
 		pb.RegisterQueryServiceServer(server, query.New(query.Config{Limits: limits, Stopping: ctx.Done()}, s, d.Log))
+		pb.RegisterExportServiceServer(server, newExport(limits, signed, s, d))
 	}
+	pb.RegisterLedgerServiceServer(server, verify.New(s, writing, d.Log))
 
 	api, err := newGateway(ctx, cfg.Roles)
 	if err != nil {
@@ -175,6 +166,42 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		d.Started(grpcListener.Addr(), httpListener.Addr())
 	}
 	return g.Wait()
+}
+
+// newPipeline makes the pipeline, and what keeps its checkpoints.
+func newPipeline(ctx context.Context, cfg *Config, signed keyfile.Signing, s *store.Store, redactor *redact.Redactor, d Deps, m *metrics) (*ingest.Pipeline, []*anchor.Runner, error) {
+	age := cfg.Ingest.BatchAge
+	if age == 0 && cfg.Store.DSN != "" {
+		age = 200 * time.Millisecond
+	}
+	own := newMemory(cfg, signed.Key.LogID())
+	known, err := own.read(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	policy, err := retention.ParsePolicy(cfg.Retention.Default, cfg.Retention.Tenants)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := ingest.New(ingest.Config{
+		MaxRows: cfg.Ingest.BatchRows, MaxAge: age, MaxBytes: cfg.Ingest.MemoryBytes, Retention: policy,
+		Key: signed.Key, Rotations: signed.Rotations, Remembered: known,
+	}, s, redactor, d.Now, d.Log, m)
+	keeping, err := anchors(cfg, own, func() string { newest, _ := p.Checkpoint(); return newest }, d.Log, m.anchored)
+	return p, keeping, err
+}
+
+// newExport makes the export service. Its bundles are signed by the log's key.
+func newExport(limits store.Limits, signed keyfile.Signing, s *store.Store, d Deps) *export.Server {
+	cfg := export.Config{Limits: limits, Version: d.Version, Compile: query.Compile, Now: d.Now}
+	if signed.Key == nil {
+		cfg.Sign = func(string) (string, error) {
+			return "", status.Error(codes.FailedPrecondition, "this instance has no signing key; ask one that has it for a bundle, or give it --ledger.path")
+		}
+		return export.New(cfg, s, d.Log)
+	}
+	cfg.Sign, cfg.TokenKey = signed.Key.SignText, signed.Key.Derive("export token")
+	return export.New(cfg, s, d.Log)
 }
 
 func stopGracefully(server *grpc.Server, patience time.Duration) {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,6 +48,7 @@ func (c *Config) Memories() ([]string, error) {
 }
 
 // signing reads the log's key. On an empty store it makes one, and with it the log.
+// An instance that does not write the log can do without.
 func signing(ctx context.Context, cfg *Config, s *store.Store, log *slog.Logger) (keyfile.Signing, error) {
 	file := cfg.KeyFile()
 	k, err := keyfile.ReadSigning(file)
@@ -55,6 +57,9 @@ func signing(ctx context.Context, cfg *Config, s *store.Store, log *slog.Logger)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return k, err
+	}
+	if !slices.Contains(cfg.Roles, "ingest") {
+		return k, nil
 	}
 	logs, err := s.Logs(ctx)
 	if err != nil {

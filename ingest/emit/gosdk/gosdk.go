@@ -59,6 +59,10 @@ type Options struct {
 	// Service is the address of the mcpaudit service, host:port; default
 	// $MCPAUDIT_SERVICE or 127.0.0.1:4777.
 	Service string
+	// ServiceKey is the public key of the service's log, or several, with spaces or
+	// commas between them; default $MCPAUDIT_SERVICE_KEY. Without one, what the
+	// service gives as its key at first is trusted from then on.
+	ServiceKey string
 	// Spool is the folder for events that wait; default: in the user's state folder.
 	Spool string
 	// KeyFile has the redaction key and is made when missing; default
@@ -98,6 +102,7 @@ func (o *Options) setDefaults() {
 	set(&o.Environment, os.Getenv("MCPAUDIT_ENVIRONMENT"))
 	set(&o.Principal, os.Getenv("MCPAUDIT_PRINCIPAL"))
 	set(&o.Service, os.Getenv("MCPAUDIT_SERVICE"), emit.DefaultService)
+	set(&o.ServiceKey, os.Getenv("MCPAUDIT_SERVICE_KEY"))
 	set(&o.Spool, emit.DefaultSpool(os.Getenv, home))
 	set(&o.KeyFile, os.Getenv("MCPAUDIT_REDACT_KEY_FILE"), keyfile.Default(os.Getenv, home))
 	if o.Flush == 0 {
@@ -175,7 +180,7 @@ func Open(o *Options) (*Auditor, error) {
 		if err != nil {
 			return nil, err
 		}
-		return emit.Open(emit.Config{Address: a.o.Service, Name: a.o.Server, Spool: a.o.Spool, Base: a.local}, r, a.o.Log)
+		return emit.Open(emit.Config{Address: a.o.Service, ServiceKey: a.o.ServiceKey, Name: a.o.Server, Spool: a.o.Spool, Base: a.local}, r, a.o.Log)
 	}, a.o.Log)
 	return a, err
 }
