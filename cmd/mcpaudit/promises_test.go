@@ -152,6 +152,10 @@ func TestPromise1DurableAndPromise2ExactlyOnceAcrossKillNine(t *testing.T) {
 		p.kill()
 		wg.Wait()
 	}
+	// The last start seals what the last kill has left, and then all is proven.
+	p, address := launchServe(t, dir)
+	verified(t, address)
+	p.kill()
 	found := storedOnce(t, dir)
 	for _, s := range senders {
 		t.Logf("%s: %d were acknowledged, %d are stored", s.name, s.acked, len(found[s.name]))

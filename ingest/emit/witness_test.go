@@ -23,7 +23,9 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/emit"
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/rpc/rpctest"
+	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/verify"
 )
 
 // oneLog is a log that can be tampered with.
@@ -680,5 +682,41 @@ func TestTheServicesOwnReceiptsAreGood(t *testing.T) {
 	}
 	if c, err := ledger.PeekCheckpoint(got[0]); err != nil || c.Size < 11 { // ten batches, and those after the restart
 		t.Errorf("the receipt that is kept is of %d entries: %v", c.Size, err)
+	}
+}
+
+// Without a key the emitter trusts the first one that the service names, and from
+// then on no other: a store that was set back, as a backup does it, is a
+// contradiction, and the event that says so is in the log.
+func TestAServiceWhoseStoreWasSetBackIsContradicted(t *testing.T) {
+	s := rpctest.New(t)
+	s.Stop()
+	s.More = func(g *grpc.Server) {
+		pb.RegisterLedgerServiceServer(g, verify.New(s.Store, s.Key.LogID(), slog.New(slog.DiscardHandler)))
+	}
+	s.Start()
+	w := watch(t, s.Address, t.TempDir())
+	for range 4 {
+		w.batch(t)
+	}
+	if w.Stats().Contradictions != 0 || len(w.receipts(t)) != 1 {
+		t.Fatalf("%+v, %q: %s", w.Stats(), w.receipts(t), w.log)
+	}
+	s.Stop()
+	storetest.Exec(t, s.Store, "ALTER TABLE ledger DELETE WHERE batch > 2")
+	storetest.Exec(t, s.Store, "ALTER TABLE events DELETE WHERE batch > 2")
+	s.Start()
+	w.batch(t)
+	rpctest.Eventually(t, "the contradiction is in the log", func() bool {
+		for _, e := range s.Events() {
+			if e.Kind == "finding" && e.Method == "mcpaudit/receipt" {
+				return true
+			}
+		}
+		return false
+	})
+	mustClose(t, w.Emitter)
+	if w.Stats().Contradictions != 1 {
+		t.Errorf("%+v: %s", w.Stats(), w.log)
 	}
 }

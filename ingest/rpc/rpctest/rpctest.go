@@ -36,6 +36,8 @@ type Service struct {
 	Lose atomic.Bool
 
 	Key *ledger.Key // of the log
+	// More, when set before a Start, adds services to the server.
+	More func(*grpc.Server)
 
 	t    testing.TB
 	stop func()
@@ -92,6 +94,9 @@ func (s *Service) Start() {
 	Eventually(s.t, "ingest is ready", func() bool { return p.Ready() == nil })
 	server := grpc.NewServer(grpc.ForceServerCodecV2(rpc.NewCodec()), grpc.UnaryInterceptor(s.intercept))
 	pb.RegisterIngestServiceServer(server, rpc.New(rpc.Config{RetryAfter: 20 * time.Millisecond}, p, time.Now))
+	if s.More != nil {
+		s.More(server)
+	}
 	go func() {
 		if err := server.Serve(listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			s.t.Error(err)
