@@ -3,9 +3,9 @@ package store_test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	"github.com/mcpaudit/mcpaudit/ingest/store/embedded"
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
@@ -78,28 +79,56 @@ func TestStoredEventsReadBackUnchanged(t *testing.T) {
 	checkEvents(t, s, events)
 }
 
-// The ledger stands on this: Go's bytes of an event are the engine's.
-func TestTheEngineMakesTheSameRowBytes(t *testing.T) {
+// The ledger stands on this: Go's bytes of an event, and their leaf, are the
+// engine's, as they were inserted and after merges have made other parts of them.
+func TestTheEngineMakesTheSameRowBytesAndLeaves(t *testing.T) {
 	s := storetest.Open(t, t.TempDir())
-	events := randomEvents(rand.New(rand.NewPCG(2, 2)), 1000, 1)
-	if err := s.Append(context.Background(), store.Batch{Events: events, Token: "a"}); err != nil {
+	events := randomEvents(rand.New(rand.NewPCG(2, 2)), 3000, 1)
+	// The ends of every range, and lengths that take one, two and three bytes.
+	for i, length := range []int{127, 128, 16383, 16384, event.MaxArguments} {
+		events[i].Arguments = strings.Repeat("x", length)
+	}
+	for i, at := range []int64{946684800_000000, 7258118400_000000, 946684800_000001} {
+		events[i].OccurredAt, events[i].ReceivedAt = at, at
+	}
+	for i, n := range []uint64{0, 1, math.MaxUint64} {
+		e := events[i]
+		e.EmitterSeq, e.Duration, e.RequestBytes, e.ResponseBytes, e.OriginalBytes = n, n, n, n, n
+		e.Attempt, e.RemovedCount, e.HTTPStatus, e.ExpiresMonth = uint32(n), uint32(n), uint16(n), uint16(n)
+	}
+	for i := range events {
+		events[i].ExpiresMonth = events[0].ExpiresMonth // a batch is one part
+	}
+	events[3].ArgumentMarks = slices.Repeat([]event.Mark{{Hash: math.MaxUint64, Class: "url"}}, event.MaxMarks)
+	events[4].Labels = []event.Label{{Key: "", Value: ""}, {Key: "a", Value: "\x00"}, {Key: "z", Value: "ключ"}}
+	for from := 0; from < len(events); from += 1000 {
+		if err := s.Append(context.Background(), store.Batch{Events: events[from : from+1000], Token: fmt.Sprint(from)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checkRows(t, s, events)
+	if err := s.Merge(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	rows, err := s.Query(context.Background(), store.Limits{},
-		"SELECT SHA256(formatRow('RowBinary', "+store.EventColumns+")), formatRow('RowBinary', "+store.EventColumns+") FROM events ORDER BY leaf")
+	checkRows(t, s, events)
+}
+
+func checkRows(t *testing.T, s *store.Store, events []*event.Event) {
+	t.Helper()
+	rows, err := s.Query(context.Background(), store.Limits{}, "SELECT "+store.LeafSQL+", "+store.RowSQL+" FROM events ORDER BY leaf")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer rows.Close()
 	i := 0
 	for ; rows.Next(); i++ {
-		var sum, row string
-		if err := rows.Scan(&sum, &row); err != nil {
+		var leaf, row string
+		if err := rows.Scan(&leaf, &row); err != nil {
 			t.Fatal(err)
 		}
 		ours := event.AppendRow(nil, events[i])
-		if want := sha256.Sum256(ours); sum != string(want[:]) {
-			t.Fatalf("event %d: the engine's bytes differ\n%x\n%x", i, row, ours)
+		if want := ledger.Leaf(ours); leaf != string(want[:]) {
+			t.Fatalf("event %d: the engine's bytes differ\n%.2000x\n%.2000x", i, row, ours)
 		}
 		back, rest, err := event.ParseRow([]byte(row))
 		if err != nil || len(rest) != 0 || !reflect.DeepEqual(back, events[i]) {
@@ -108,6 +137,43 @@ func TestTheEngineMakesTheSameRowBytes(t *testing.T) {
 	}
 	if i != len(events) || rows.Err() != nil {
 		t.Fatalf("%d rows of %d: %v", i, len(events), rows.Err())
+	}
+}
+
+// The engine makes the same bytes of a ledger entry.
+func TestTheEngineMakesTheSameEntryBytes(t *testing.T) {
+	s := storetest.Open(t, t.TempDir())
+	var rows []store.Sealed
+	for i, detail := range []string{"", "nul\x00inside", strings.Repeat("ü", 10000)} {
+		e := &ledger.Entry{Format: ledger.Format, Kind: ledger.KindDrop, LogID: "log", Batch: uint64(i + 1), SealedAt: int64(i) * 1e15, Schema: uint16(i), Events: math.MaxUint32,
+			Root: ledger.Leaf([]byte{byte(i)}), ExpiresMonth: 20819, Detail: detail}
+		rows = append(rows, store.Sealed{Entry: e, Nodes: []ledger.Hash{e.Leaf(), {}}, Checkpoint: "c", Tags: []byte{0, 1, 2, 3}})
+	}
+	if err := s.Seal(context.Background(), rows); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, c := range ledger.Columns {
+		names = append(names, c.Name)
+	}
+	found, err := s.Query(context.Background(), store.Limits{}, "SELECT SHA256(concat(char(0), formatRow('RowBinary', "+strings.Join(names, ", ")+"))) FROM ledger ORDER BY batch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer found.Close()
+	i := 0
+	for ; found.Next(); i++ {
+		var leaf string
+		if err := found.Scan(&leaf); err != nil {
+			t.Fatal(err)
+		}
+		if want := rows[i].Entry.Leaf(); leaf != string(want[:]) {
+			t.Errorf("entry %d: the engine's leaf is %x, ours %x", i+1, leaf, want)
+		}
+	}
+	var back []store.Sealed
+	if err := s.Entries(context.Background(), "log", 0, 9, func(r store.Sealed) error { back = append(back, r); return nil }); err != nil || !reflect.DeepEqual(back, rows) || i != len(rows) {
+		t.Errorf("%v: read back\n%+v, stored\n%+v", err, back, rows)
 	}
 }
 
