@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -61,14 +62,17 @@ func AnyOf(conditions []Condition) (anyOf Condition, each []string) {
 	return anyOf, each
 }
 
-// thorough are the limits of a statement that reads a month of events.
-var thorough = Limits{Time: 30 * time.Minute, Memory: 1 << 30}
+// thorough are the settings of a statement about a month of events and many holds,
+// whose conditions make a long text. Retention runs one statement at a time, so it
+// needs no reader's place.
+var thorough = clickhouse.Settings{
+	"max_execution_time": 1800, "max_memory_usage": 1 << 30,
+	"max_query_size": 16 << 20, "max_ast_elements": 1_000_000, "max_expanded_ast_elements": 1_000_000,
+}
 
 // scan runs a reading statement and calls f for each row.
 func (s *Store) scan(ctx context.Context, f func(driver.Rows) error, sql string, args ...any) error {
-	// Many holds make a long text.
-	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{}))
-	rows, err := s.Query(ctx, thorough, sql+" SETTINGS max_query_size = 16777216, max_ast_elements = 1000000, max_expanded_ast_elements = 1000000", args...)
+	rows, err := s.conn.Query(clickhouse.Context(ctx, clickhouse.WithSettings(thorough)), sql, args...)
 	if err != nil {
 		return err
 	}
@@ -219,11 +223,11 @@ func (s *Store) Acts(ctx context.Context, kinds ...string) (out []*ledger.Entry,
 	return out, nil
 }
 
-// Gap names a log in which the numbers of the entries are not 1 to n, each once; ""
-// when there is none.
+// Gap names a log in which the numbers of the entries are not 1 to n, as far as their
+// count and sum tell; "" when there is none.
 func (s *Store) Gap(ctx context.Context) (logID string, err error) {
 	err = s.scan(ctx, func(rows driver.Rows) error { return rows.Scan(&logID) },
-		"SELECT log_id FROM ledger GROUP BY log_id HAVING count() != max(batch) OR uniqExact(batch) != count() OR min(batch) != 1 ORDER BY log_id LIMIT 1")
+		"SELECT log_id FROM ledger GROUP BY log_id HAVING count() != max(batch) OR min(batch) != 1 OR sum(batch) != intDiv(max(batch) * (max(batch) + 1), 2) ORDER BY log_id LIMIT 1")
 	if err != nil {
 		return "", fmt.Errorf("look for gaps in the ledger: %w", err)
 	}
@@ -352,7 +356,9 @@ func (s *Store) StageOthers(ctx context.Context, share Share) error {
 }
 
 func (s *Store) stage(ctx context.Context, where string, args ...any) error {
-	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{"insert_deduplicate": 0, "async_insert": 0, "max_query_size": 16 << 20}))
+	settings := maps.Clone(thorough)
+	settings["insert_deduplicate"], settings["async_insert"] = 0, 0
+	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(settings))
 	if err := s.conn.Exec(ctx, "INSERT INTO "+retained+" ("+EventColumns+") SELECT "+EventColumns+" FROM events WHERE "+where, args...); err != nil {
 		return fmt.Errorf("copy the events that stay: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 	"sync"
@@ -67,7 +68,8 @@ func (c Config) Validate() error {
 // Store is an open store. Its methods may be called by many goroutines.
 type Store struct {
 	conn   driver.Conn
-	engine *embedded.Engine // nil on a server
+	engine *embedded.Engine  // nil on a server
+	raw    http.RoundTripper // to the engine, for what the driver can't do; nil on a server
 	// readers has a token for each Query that may run: the rest of the connections
 	// is for what the service itself asks and appends.
 	readers chan struct{}
@@ -105,6 +107,9 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		opt.Protocol = clickhouse.HTTP
 		opt.Addr = []string{"embedded:0"}
 		opt.TransportFunc = engine.Transport
+		if s.raw, err = engine.Transport(nil); err != nil {
+			return nil, fmt.Errorf("open store: %w", errors.Join(err, s.Close()))
+		}
 	}
 	opt.DialTimeout = 10 * time.Second
 	opt.ReadTimeout = 2 * time.Minute
@@ -151,17 +156,22 @@ type Limits struct {
 	Rows   uint64        // rows read, 0 for no limit
 }
 
-// Query runs a reading statement with bound parameters ({name:Type} in the
-// text, clickhouse.Named as arguments) under the limits. Text is static or made
-// of static fragments: a value never becomes part of it. When too many run
-// already, it waits: an append must always find a connection. Close the rows.
-func (s *Store) Query(ctx context.Context, l Limits, sql string, args ...any) (driver.Rows, error) {
+func (l Limits) withDefaults() Limits {
 	if l.Time == 0 {
 		l.Time = 30 * time.Second
 	}
 	if l.Memory == 0 {
 		l.Memory = 1 << 30
 	}
+	return l
+}
+
+// Query runs a reading statement with bound parameters ({name:Type} in the
+// text, clickhouse.Named as arguments) under the limits. Text is static or made
+// of static fragments: a value never becomes part of it. When too many run
+// already, it waits: an append must always find a connection. Close the rows.
+func (s *Store) Query(ctx context.Context, l Limits, sql string, args ...any) (driver.Rows, error) {
+	l = l.withDefaults()
 	settings := clickhouse.Settings{
 		"max_execution_time": l.Time.Seconds(),
 		"max_memory_usage":   l.Memory,
@@ -178,14 +188,22 @@ func (s *Store) Query(ctx context.Context, l Limits, sql string, args ...any) (d
 	return &tracedRows{Rows: rows, span: span}, nil
 }
 
-// read waits for a reader's place and runs the statement in it.
-func (s *Store) read(ctx context.Context, sql string, args []any) (driver.Rows, error) {
+// place waits for a reader's place; free gives it back.
+func (s *Store) place(ctx context.Context) (free func(), err error) {
 	select {
 	case s.readers <- struct{}{}:
+		return sync.OnceFunc(func() { <-s.readers }), nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for other queries to end: %w", ctx.Err())
 	}
-	free := sync.OnceFunc(func() { <-s.readers })
+}
+
+// read waits for a reader's place and runs the statement in it.
+func (s *Store) read(ctx context.Context, sql string, args []any) (driver.Rows, error) {
+	free, err := s.place(ctx)
+	if err != nil {
+		return nil, err
+	}
 	rows, err := s.conn.Query(ctx, sql, args...)
 	if err != nil {
 		free()

@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -115,6 +116,19 @@ func TestTheEngineMakesTheSameRowBytesAndLeaves(t *testing.T) {
 
 func checkRows(t *testing.T, s *store.Store, events []*event.Event) {
 	t.Helper()
+	hashed := make([]bool, len(events))
+	if err := s.Hash(t.Context(), store.Limits{}, "log", 1, 1, func(batch uint64, leaf uint32, hash *ledger.Hash) error {
+		if batch != 1 || hashed[leaf] || *hash != ledger.Leaf(event.AppendRow(nil, events[leaf])) {
+			t.Errorf("event %d of batch %d is hashed as %v", leaf, batch, hash)
+		}
+		hashed[leaf] = true
+		return nil
+	}); err != nil || slices.Contains(hashed, false) {
+		t.Errorf("not all are hashed: %v", err)
+	}
+	if err := s.Hash(t.Context(), store.Limits{}, "log", 2, 9, func(uint64, uint32, *ledger.Hash) error { return errors.New("an event of no batch") }); err != nil {
+		t.Error(err)
+	}
 	rows, err := s.Query(context.Background(), store.Limits{}, "SELECT "+store.LeafSQL+", "+store.RowSQL+" FROM events ORDER BY leaf")
 	if err != nil {
 		t.Fatal(err)

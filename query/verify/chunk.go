@@ -2,8 +2,10 @@ package verify
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
@@ -12,9 +14,8 @@ import (
 
 // chunk is a run of entries whose events are hashed with one statement.
 type chunk struct {
-	entries []sealedBatch
+	entries []sealedBatch // ascending
 	events  int
-	first   uint64 // number of the first entry
 	done    chan struct{}
 	err     error
 }
@@ -33,19 +34,12 @@ type sealedBatch struct {
 }
 
 func (c *chunk) add(w *walk, r store.Sealed) {
-	if len(c.entries) == 0 {
-		c.first = r.Entry.Batch
-	}
 	b := sealedBatch{entry: r.Entry, tags: r.Tags, wanted: w.opt.inRange(r.Entry.SealedAt)}
 	if b.wanted {
 		c.events += int(r.Entry.Events)
 	}
 	c.entries = append(c.entries, b)
 }
-
-// leavesOf hashes the events of a range of batches, in the engine.
-var leavesOf = "SELECT batch, groupArray(leaf), groupArray(" + store.LeafSQL + ") FROM events WHERE log_id = {id:String} AND batch BETWEEN {from:UInt64} AND {to:UInt64} GROUP BY batch" +
-	" SETTINGS merge_tree_min_rows_for_concurrent_read = 20000, merge_tree_min_bytes_for_concurrent_read = 1000000"
 
 // hash begins to hash a chunk's events.
 func (w *walk) hash(ctx context.Context, c *chunk) {
@@ -68,36 +62,26 @@ func (w *walk) hash(ctx context.Context, c *chunk) {
 }
 
 func (w *walk) leaves(ctx context.Context, c *chunk, from, to uint64) error {
-	rows, err := w.store.Query(ctx, limits, leavesOf, store.Named("id", w.id), store.Named("from", from), store.Named("to", to))
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var batch uint64
-		var positions []uint32
-		var hashes []string
-		if err := rows.Scan(&batch, &positions, &hashes); err != nil {
-			return err
+	var b *sealedBatch
+	return w.store.Hash(ctx, limits, w.id, from, to, func(batch uint64, at uint32, hash *ledger.Hash) error {
+		if b == nil || b.entry.Batch != batch {
+			i, ok := slices.BinarySearchFunc(c.entries, batch, func(b sealedBatch, n uint64) int { return cmp.Compare(b.entry.Batch, n) })
+			if !ok || !c.entries[i].wanted {
+				return nil // its entry is not right, which was said, or is not asked for
+			}
+			b = &c.entries[i]
 		}
-		if len(hashes) != len(positions) {
-			return fmt.Errorf("the engine gave %d hashes for %d events", len(hashes), len(positions))
-		}
-		b := &c.entries[batch-c.first]
 		if b.have == nil {
 			b.leaves, b.have = make([]ledger.Hash, b.entry.Events), make([]bool, b.entry.Events)
 		}
-		for i, at := range positions {
-			if at >= b.entry.Events || b.have[at] {
-				b.misplaced = append(b.misplaced, at)
-				continue
-			}
-			b.have[at] = true
-			b.n++
-			copy(b.leaves[at][:], hashes[i])
+		if at >= b.entry.Events || b.have[at] {
+			b.misplaced = append(b.misplaced, at)
+			return nil
 		}
-	}
-	return rows.Err()
+		b.leaves[at], b.have[at] = *hash, true
+		b.n++
+		return nil
+	})
 }
 
 // settle looks at a chunk whose events are hashed.
@@ -140,10 +124,32 @@ func (w *walk) batch(ctx context.Context, b *sealedBatch) error {
 		}
 		return w.changed(ctx, b, nil)
 	}
+	if w.asked < maxProblems && !w.lawful(b) { // it may have been dropped since the laws were read
+		if err := w.readDropsAgain(ctx); err != nil {
+			return err
+		}
+		c := &chunk{entries: []sealedBatch{{entry: e, tags: b.tags, wanted: true}}}
+		if err := w.leaves(ctx, c, e.Batch, e.Batch); err != nil {
+			return err
+		}
+		if b = &c.entries[0]; b.n == e.Events {
+			if ledger.Root(b.leaves) != e.Root {
+				return w.changed(ctx, b, nil)
+			}
+			return nil
+		}
+	}
 	if d := w.dropOf(e); d != nil {
 		return w.dropped(ctx, b, d)
 	}
 	return w.missing(b, "")
+}
+
+// lawful says that what is stored of a batch is, by its number, what retention has
+// left of it.
+func (w *walk) lawful(b *sealedBatch) bool {
+	d := w.dropOf(b.entry)
+	return d != nil && int(b.n) == len(d.positions(b.entry.Batch))
 }
 
 // changed names the events of a batch that are not those that were sealed: by their
@@ -188,36 +194,38 @@ func (w *walk) missing(b *sealedBatch, why string) error {
 	return w.send(&pb.VerifyProblem{Code: pb.VerifyProblem_CODE_EVENT_MISSING, LogId: w.id, Batch: e.Batch, Leaf: gone[0], HasLeaf: true, Message: what + why})
 }
 
-// dropOf is the newest drop that concerns a batch.
+// dropOf is the drop that concerns a batch.
 func (w *walk) dropOf(e *ledger.Entry) *drop {
-	var newest *drop
-	for _, d := range w.drops {
-		if d.Month == e.ExpiresMonth && e.Batch < d.Before && (newest == nil || d.sealedAt > newest.sealedAt) {
-			newest = d
-		}
+	if d := w.laws[e.ExpiresMonth]; d != nil && e.Batch < d.Before {
+		return d
 	}
-	return newest
+	return nil
+}
+
+// positions are those that a drop keeps of a batch.
+func (d *drop) positions(batch uint64) []uint32 {
+	if p := d.proofs[batch]; p != nil {
+		return p.Positions
+	}
+	return nil
 }
 
 // dropped looks at what is left of a batch of which retention has dropped events:
 // exactly what a hold keeps.
 func (w *walk) dropped(ctx context.Context, b *sealedBatch, d *drop) error {
-	p := d.proofs[b.entry.Batch]
-	var positions []uint32
-	if p != nil {
-		positions = p.Positions
-	}
+	positions := d.positions(b.entry.Batch)
 	if b.n > uint32(len(positions)) { // some that should be gone are not, and others are gone
 		return w.missing(b, "; retention has dropped the month, and it kept fewer of them")
 	}
-	var leaves []ledger.Hash
+	leaves := make([]ledger.Hash, 0, len(positions))
 	for _, at := range positions {
-		if !b.have[at] {
+		if at >= uint32(len(b.have)) || !b.have[at] {
 			return w.missing(b, fmt.Sprintf("; retention has dropped the month, but a hold keeps event %d", at))
 		}
 		leaves = append(leaves, b.leaves[at])
 	}
 	w.summary.Dropped += uint64(b.entry.Events - b.n)
+	p := d.proofs[b.entry.Batch]
 	if p == nil {
 		return nil
 	}

@@ -24,22 +24,24 @@ type walk struct {
 	keys  *ledger.Keys
 	tree  *ledger.Tree
 	clock int64            // when the entry before was sealed
-	drops map[uint64]*drop // by number of their entry
+	laws  map[uint16]*drop // what retention has dropped, by month
 	kept  []keptCheckpoint // of this log, by size
 	last  string           // the newest checkpoint whose signature is right
 	ended bool             // the numbers of the entries do not ascend by one any more
+	asked int              // how often the laws were read again
+	wrong map[uint64]bool  // entries of drops that were reported
 }
 
 // drop is a month of which retention has dropped events.
 type drop struct {
 	ledger.Drop
-	sealedAt int64
-	proofs   map[uint64]*ledger.BatchProof // of the batches of which a hold keeps something
+	entry  uint64                        // its number
+	proofs map[uint64]*ledger.BatchProof // of the batches of which a hold keeps something
 }
 
 // log verifies one log.
 func (v *run) log(ctx context.Context, l store.LogInfo) error {
-	w := &walk{run: v, id: l.ID, tree: ledger.NewTree(), drops: map[uint64]*drop{}}
+	w := &walk{run: v, id: l.ID, tree: ledger.NewTree(), wrong: map[uint64]bool{}}
 	v.summary.Logs++
 	if err := w.trust(ctx, l); err != nil {
 		return err
@@ -128,40 +130,32 @@ func (w *walk) contradiction(c keptCheckpoint, instead string) error {
 
 // readDrops reads what retention dropped. The entries are verified with all
 // others; what they say of earlier batches is needed when those are.
+//
+// A drop is recorded before it is carried out, at once for the whole month. While
+// all events are there that it speaks of, those that it drops and those that it
+// keeps, it was not: then the drop before it says what is gone of the month, if
+// there is one. In no other case may one be passed over, or who deletes what a hold
+// keeps could call upon an older drop that kept less.
 func (w *walk) readDrops(ctx context.Context, end uint64) error {
-	rows, err := w.store.Query(ctx, limits, "SELECT batch, toUnixTimestamp64Micro(sealed_at), detail FROM ledger WHERE log_id = {id:String} AND kind = {kind:String} AND batch <= {end:UInt64} ORDER BY batch",
-		store.Named("id", w.id), store.Named("kind", ledger.KindDrop), store.Named("end", end))
+	drops, err := w.recordedDrops(ctx, end)
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var batch uint64
-		var detail string
-		d := &drop{proofs: map[uint64]*ledger.BatchProof{}}
-		if err := rows.Scan(&batch, &d.sealedAt, &detail); err != nil {
+	w.laws = map[uint16]*drop{}
+	for _, d := range slices.Backward(drops) {
+		if w.laws[d.Month] != nil {
+			continue
+		}
+		stored, err := w.countBefore(ctx, d)
+		if err != nil {
 			return err
 		}
-		if err := ledger.ParseDetail(detail, &d.Drop); err != nil {
-			if err := w.problem(pb.VerifyProblem_CODE_RETENTION, w.id, batch, "entry %d: %v", batch, err); err != nil {
-				return err
-			}
+		if stored == d.Events+d.Kept {
 			continue
 		}
-		if sealed := time.UnixMicro(d.sealedAt); int64(d.Month)*86400 > sealed.Unix() {
-			if err := w.problem(pb.VerifyProblem_CODE_RETENTION, w.id, batch, "entry %d drops the events that expire in %s, before they did", batch, monthName(d.Month)); err != nil {
-				return err
-			}
-			continue
-		}
-		w.drops[batch] = d
-	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
-	for batch, d := range w.drops {
+		w.laws[d.Month] = d
 		if d.Kept > 0 {
-			if err := w.readProofs(ctx, batch, d); err != nil {
+			if err := w.readProofs(ctx, d); err != nil {
 				return err
 			}
 		}
@@ -169,10 +163,78 @@ func (w *walk) readDrops(ctx context.Context, end uint64) error {
 	return nil
 }
 
+// recordedDrops are the drops of the log that are lawful, oldest first.
+func (w *walk) recordedDrops(ctx context.Context, end uint64) ([]*drop, error) {
+	rows, err := w.store.Query(ctx, limits, "SELECT batch, sealed_at, detail FROM ledger WHERE log_id = {id:String} AND kind = {kind:String} AND batch <= {end:UInt64} ORDER BY batch",
+		store.Named("id", w.id), store.Named("kind", ledger.KindDrop), store.Named("end", end))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var drops []*drop
+	for rows.Next() {
+		var sealedAt time.Time
+		var detail string
+		d := &drop{proofs: map[uint64]*ledger.BatchProof{}}
+		if err := rows.Scan(&d.entry, &sealedAt, &detail); err != nil {
+			return nil, err
+		}
+		if err := ledger.ParseDetail(detail, &d.Drop); err != nil {
+			if err := w.unlawful(d, "entry %d: %v", d.entry, err); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if int64(d.Month)*86400 > sealedAt.Unix() {
+			if err := w.unlawful(d, "entry %d drops the events that expire in %s, before they did", d.entry, monthName(d.Month)); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		drops = append(drops, d)
+	}
+	return drops, rows.Err()
+}
+
+// unlawful reports that something is wrong with a drop, once.
+func (w *walk) unlawful(d *drop, format string, args ...any) error {
+	if w.wrong[d.entry] {
+		return nil
+	}
+	w.wrong[d.entry] = true
+	return w.problem(pb.VerifyProblem_CODE_RETENTION, w.id, d.entry, format, args...)
+}
+
+// countBefore counts the stored events that a drop speaks of.
+func (w *walk) countBefore(ctx context.Context, d *drop) (n uint64, err error) {
+	rows, err := w.store.Query(ctx, limits, "SELECT count() FROM events WHERE log_id = {id:String} AND expires_month = toDate({month:UInt16}) AND batch < {before:UInt64}",
+		store.Named("id", w.id), store.Named("month", d.Month), store.Named("before", d.Before))
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := rows.Scan(&n); err != nil {
+			return 0, err
+		}
+	}
+	return n, rows.Err()
+}
+
+// readDropsAgain reads what was dropped since the verification began.
+func (w *walk) readDropsAgain(ctx context.Context) error {
+	w.asked++
+	last, err := w.store.LastEntry(ctx, w.id)
+	if err != nil || last == nil {
+		return err
+	}
+	return w.readDrops(ctx, last.Entry.Batch)
+}
+
 // readProofs reads what a drop has kept.
-func (w *walk) readProofs(ctx context.Context, entry uint64, d *drop) error {
+func (w *walk) readProofs(ctx context.Context, d *drop) error {
 	rows, err := w.store.Query(ctx, limits, "SELECT proof FROM kept WHERE log_id = {id:String} AND run = {run:UInt64} ORDER BY batch",
-		store.Named("id", w.id), store.Named("run", entry))
+		store.Named("id", w.id), store.Named("run", d.entry))
 	if err != nil {
 		return err
 	}
@@ -186,7 +248,7 @@ func (w *walk) readProofs(ctx context.Context, entry uint64, d *drop) error {
 		}
 		p, rest, err := ledger.ParseBatchProof([]byte(text))
 		if err != nil || len(rest) > 0 {
-			return w.problem(pb.VerifyProblem_CODE_RETENTION, w.id, entry, "what entry %d has kept for a hold can't be read", entry)
+			return w.unlawful(d, "what entry %d has kept for a hold can't be read", d.entry)
 		}
 		all = append(all, text...)
 		events += uint64(len(p.Positions))
@@ -196,7 +258,7 @@ func (w *walk) readProofs(ctx context.Context, entry uint64, d *drop) error {
 		return err
 	}
 	if digest := ledger.Leaf(all); hex.EncodeToString(digest[:]) != d.KeptDigest || events != d.Kept {
-		return w.problem(pb.VerifyProblem_CODE_RETENTION, w.id, entry, "what entry %d has kept for a hold is not what it says", entry)
+		return w.unlawful(d, "what entry %d has kept for a hold is not what it says", d.entry)
 	}
 	return nil
 }

@@ -1,8 +1,7 @@
 // Package verify computes a store's logs anew and says what does not agree with
 // what was signed; and it answers for the ledger over the API.
 //
-// The engine hashes the stored rows, so only leaf hashes travel. From them come the
-// batches' roots, from the entries the log's, and that must be the signed one. What
+// The stored rows are hashed anew. From their hashes come the batches' roots, from the entries the log's, and that must be the signed one. What
 // is trusted is the verifier key, and checkpoints that were kept elsewhere: a log
 // that was cut and whose end was signed before contradicts them. Nothing that the
 // store says is believed; the tags of leaves only help to name the event.
@@ -27,6 +26,8 @@ type Store interface {
 	Entries(ctx context.Context, logID string, from, to uint64, f func(store.Sealed) error) error
 	Rotations(ctx context.Context, logID string) ([]string, error)
 	Nodes(ctx context.Context, logID string) ledger.Nodes
+	// Hash computes the leaf hashes of batches from the stored events, in no order.
+	Hash(ctx context.Context, l store.Limits, logID string, from, to uint64, f func(batch uint64, leaf uint32, hash *ledger.Hash) error) error
 	// Query runs one reading statement with bound parameters under limits.
 	Query(ctx context.Context, l store.Limits, sql string, args ...any) (driver.Rows, error)
 }
