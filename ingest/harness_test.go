@@ -436,6 +436,16 @@ func newKey(log string) *ledger.Key {
 	return k
 }
 
+// newKeyFrom makes another key of a log.
+func newKeyFrom(t *testing.T, seed byte, log string) *ledger.Key {
+	t.Helper()
+	k, _, err := ledger.NewKey(rand.NewChaCha8([32]byte{seed}), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
 // checkLedger checks that the ledger is the one of the stored events: entries from
 // 1 without holes, each with the root of its batch, which is all there; each
 // checkpoint signed, and of the tree up to it. It returns the kinds of the entries.

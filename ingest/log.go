@@ -75,7 +75,9 @@ func openLog(ctx context.Context, s Store, key *ledger.Key, statements, remember
 		if err != nil {
 			return nil, 0, err
 		}
-		if !keys.Has(logs[known].VerifierKey) {
+		// The store's own word is not enough, but what it says of the key must fit: a
+		// key that has handed over signs no more.
+		if !keys.Has(logs[known].VerifierKey) || ledger.NewestKey(logs[known].VerifierKey, append(have, statements...)) != key.Verifier() {
 			return nil, 0, fmt.Errorf("open log %q: the key is not the log's, nor did it take over from the log's key; use the right key file, or rotate keys with 'mcpaudit keys rotate'", id)
 		}
 		last, err := s.LastEntry(ctx, id)

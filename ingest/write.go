@@ -26,7 +26,9 @@ func (p *Pipeline) write(ctx context.Context, log string, last uint64, batches <
 	defer close(stored)
 	paced, looked, gaveUp := time.Time{}, p.now(), false
 	for b := range batches {
-		p.room <- struct{}{}
+		if len(b.requests) > 0 { // the last batch of those that were gathered together
+			p.room <- struct{}{}
+		}
 		if n := len(b.batch.Events); !gaveUp && n > 0 {
 			start := p.now()
 			gaveUp = !p.insist(ctx, appending, n, func(ctx context.Context) error { return p.store.Append(ctx, b.batch) })

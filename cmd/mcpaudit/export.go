@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 	"github.com/mcpaudit/mcpaudit/query/export"
@@ -64,7 +65,7 @@ whole is never at --out, and the exit status is 1.
 		if x.filter, err = within.narrow(typed, s.now()); err != nil {
 			return fmt.Errorf("export: %w", err)
 		}
-		c, err := dial("export", *address, typed)
+		c, err := dial("export", *address, typed, grpc.WithReadBufferSize(256<<10)) // fewer system calls
 		if err != nil {
 			return err
 		}

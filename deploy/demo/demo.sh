@@ -120,8 +120,21 @@ for want in [
 ]:
     assert want in got, f"no event says {want}; there are {sorted(got)}"
 CHECK
+title "5. Proof: the store is what was sealed, and an export proves itself without a service"
+proofs=$(find "$work/spool" -name receipts.txt | sort | head -1)
+echo "\$ mcpaudit verify --receipt spool/…/receipts.txt"
+"$mcpaudit" verify --store.path "$work/data" --receipt "$proofs" || fail "the store does not verify"
+echo "\$ mcpaudit export --bundle evidence --reason 'case 17' 'outcome = \"denied\"'"
+"$mcpaudit" export --bundle "$work/evidence" --reason 'case 17' 'outcome = "denied"'
 kill "$service" && wait "$service"
 service=
+echo "\$ mcpaudit verify evidence --key verifier-keys.txt     # the service has stopped"
+"$mcpaudit" verify "$work/evidence" --key "$work/data.ledger/verifier-keys.txt" || fail "the bundle does not verify"
+sed -i 's/"outcome":"denied"/"outcome":"success"/' "$work/evidence/events-00001.jsonl"
+echo "\$ sed -i s/denied/success/ evidence/events-00001.jsonl && mcpaudit verify evidence --key verifier-keys.txt"
+if "$mcpaudit" verify "$work/evidence" --key "$work/data.ledger/verifier-keys.txt"; then
+  fail "a bundle that was changed verifies"
+fi
 # What waits for a service that is away holds no secret either.
 notes --method tools/call --tool-name save_note --tool-arg title=later --tool-arg "text=the token is $secret"
 grep -rqF "REDACTED:secret" "$work/spool" || fail "the event of a call while the service was away is not in the spool"

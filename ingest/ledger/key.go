@@ -139,6 +139,16 @@ func ParseRotation(statement string) (old, next string, err error) {
 	return old, next, nil
 }
 
+// NewestKey is the key to which a log's first one has handed over in the end.
+func NewestKey(first string, rotations []string) string {
+	for _, r := range rotations {
+		if old, next, err := ParseRotation(r); err == nil && old == first {
+			first = next
+		}
+	}
+	return first
+}
+
 // Keys are the public keys that are trusted.
 type Keys struct {
 	list map[string]note.Verifier // by public form

@@ -27,6 +27,9 @@ import (
 
 // Drop is the detail of an entry of KindDrop: what retention removed lawfully.
 type Drop struct {
+	// Log is the id of the log whose events are dropped, when that is not the entry's
+	// own: one that nobody writes any more. Before is a number of that log then.
+	Log    string `json:"log,omitempty"`
 	Month  uint16 `json:"month"`  // expires_month of the events, days since 1970-01-01
 	Before uint64 `json:"before"` // batches of the month from this number on are not concerned
 	Events uint64 `json:"events"` // events that are dropped

@@ -349,10 +349,15 @@ func (s *Store) StageHeld(ctx context.Context, share Share, first, last uint64, 
 	return s.stage(ctx, shareSQL+" AND batch BETWEEN {r_first:UInt64} AND {r_last:UInt64} AND "+c.SQL, append(args, c.Args...)...)
 }
 
-// StageOthers gathers the events of a share's month that are not of the share: they
+// StageOthers gathers the events of a month that are not of these shares of it: they
 // stay. After an error, stage anew.
-func (s *Store) StageOthers(ctx context.Context, share Share) error {
-	return s.stage(ctx, "expires_month = toDate({r_month:UInt16}) AND NOT ("+shareSQL+")", share.args()...)
+func (s *Store) StageOthers(ctx context.Context, month uint16, shares []Share) error {
+	var all []Condition
+	for _, share := range shares {
+		all = append(all, Condition{shareSQL, share.args()})
+	}
+	anyOf, _ := AnyOf(all)
+	return s.stage(ctx, "expires_month = toDate({month:UInt16}) AND NOT "+anyOf.SQL, append(anyOf.Args, named("month", month))...)
 }
 
 func (s *Store) stage(ctx context.Context, where string, args ...any) error {

@@ -26,6 +26,7 @@ const (
 	exportBatch    = 20_000
 	exportDistinct = 100_000
 	exportMost     = 1_000_000
+	exportBuffer   = 256 << 10 // of a connection, each way: fewer system calls
 )
 
 // exported measures exports over gRPC, the client's writing to a file included. The
@@ -228,10 +229,10 @@ func exportService(s *store.Store, e Env, key *ledger.Key) (pb.ExportServiceClie
 	if err != nil {
 		return nil, nil, err
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(grpc.WriteBufferSize(exportBuffer))
 	pb.RegisterExportServiceServer(server, export.New(export.Config{Version: "bench", Sign: key.SignText, TokenKey: []byte("bench"), Now: e.Now}, s, e.Log))
 	go func() { _ = server.Serve(listener) }()
-	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithReadBufferSize(exportBuffer))
 	if err != nil {
 		server.Stop()
 		return nil, nil, err

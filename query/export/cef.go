@@ -159,4 +159,9 @@ func (l *cefLine) number(key, label string, n uint64) {
 }
 
 // hidden says that a rune controls how others are shown, or where.
-func hidden(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }
+func hidden(r rune) bool {
+	if r < 0x7f {
+		return r < ' '
+	}
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
+}

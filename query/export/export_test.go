@@ -222,8 +222,11 @@ func TestAnExportThatBreaksAnywhereGoesOnToTheSameBytes(t *testing.T) {
 	s.cfg.Now = func() time.Time { return at }
 	s.client = serve(t, New(s.cfg, s.store, quiet))
 	keys := []string{s.key.Verifier(), second.key.Verifier()}
-	for _, filter := range []string{"", "even"} {
-		req := &pb.ExportEventsRequest{Filter: filter, Bundle: true, Formats: Formats[:2], Reason: "r"}
+	for _, req := range []*pb.ExportEventsRequest{
+		{Bundle: true, Reason: "r"},
+		{Bundle: true, Filter: "even", Formats: []string{"csv"}},
+		{Formats: []string{"csv"}},
+	} {
 		for cut := 0; ; cut++ {
 			whole := s.export(t, req)
 			var token []byte
@@ -243,7 +246,7 @@ func TestAnExportThatBreaksAnywhereGoesOnToTheSameBytes(t *testing.T) {
 				return true
 			})
 			if err == nil {
-				if cut < 10 {
+				if req.GetBundle() && cut < 8 || cut < 3 {
 					t.Errorf("there are only %d messages", cut)
 				}
 				break
@@ -266,6 +269,9 @@ func TestAnExportThatBreaksAnywhereGoesOnToTheSameBytes(t *testing.T) {
 				if !bytes.Equal(again[name].Data, f.Data) {
 					t.Fatalf("cut at message %d: %s is another than that of the export that did not break", cut, name)
 				}
+			}
+			if !req.GetBundle() {
+				continue
 			}
 			if _, err := Verify(again, keys, nil); err != nil {
 				t.Fatalf("cut at message %d: %v", cut, err)

@@ -1,8 +1,6 @@
 package export
 
 import (
-	"io"
-
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
@@ -38,22 +36,19 @@ func texts(version string) map[string]text {
 // textEncoder writes a text.
 type textEncoder struct {
 	text
-	w   io.Writer
-	buf []byte
+	f *file
 }
 
-func newTextEncoder(t text, w io.Writer, first bool) (*textEncoder, error) {
-	if !first || t.head == "" {
-		return &textEncoder{text: t, w: w}, nil
+func newTextEncoder(t text, f *file, first bool) *textEncoder {
+	if first {
+		f.buf = append(f.buf, t.head...)
 	}
-	_, err := io.WriteString(w, t.head)
-	return &textEncoder{text: t, w: w}, err
+	return &textEncoder{t, f}
 }
 
 func (t *textEncoder) add(e *event.Event) error {
-	t.buf = t.append(t.buf[:0], e)
-	_, err := t.w.Write(t.buf)
-	return err
+	t.f.buf = t.append(t.f.buf, e)
+	return t.f.full()
 }
 
 func (t *textEncoder) close() error { return nil }

@@ -82,6 +82,10 @@ func TestALineOfJSONLIsTheEventsOneText(t *testing.T) {
 		if err := wire.UnmarshalJSON(line, &again); err != nil {
 			t.Fatal(err)
 		}
+		var quick event.Event
+		if !parseLine(line[:len(line)-1], &quick) || !reflect.DeepEqual(quick, again) {
+			t.Fatalf("%q:\n got %+v\nwant %+v", line, quick, again)
+		}
 		if !bytes.Equal(appendLine(nil, &again), line) || !bytes.Equal(event.AppendRow(nil, &again), event.AppendRow(nil, e)) {
 			t.Fatalf("%q reads back as another event", line)
 		}
@@ -279,4 +283,26 @@ func TestParquetReadsBackAndIsTheSameEachTime(t *testing.T) {
 			t.Fatalf("event %d:\n got %s\nwant %s", i, got, want)
 		}
 	}
+}
+
+// A line that reads as an event and is the event's text is one that protojson reads
+// as the same event.
+func FuzzLine(f *testing.F) {
+	for _, e := range randomEvents(6, 20) {
+		f.Add(appendEvent(nil, e))
+	}
+	f.Fuzz(func(t *testing.T, line []byte) {
+		var e, want event.Event
+		if !parseLine(line, &e) {
+			return
+		}
+		if _, same := sameLine(nil, line, &e); !same {
+			return
+		}
+		// What an emitter may leave out is not left out in a store.
+		if err := wire.UnmarshalJSON(line, &want); err == nil && e.Schema != 0 && e.Tenant != "" && e.PrincipalKind != "" && e.Decision != "" &&
+			slices.IsSortedFunc(e.Labels, func(a, b event.Label) int { return strings.Compare(a.Key, b.Key) }) && !reflect.DeepEqual(e, want) {
+			t.Errorf("%q:\n got %+v\nwant %+v", line, e, want)
+		}
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	mathrand "math/rand/v2"
 	"testing"
 	"time"
 
@@ -85,3 +86,5 @@ func (l *sealer) entry(t testing.TB, e *ledger.Entry) *ledger.Entry {
 }
 
 func newReader(data []byte) *bufio.Reader { return bufio.NewReader(bytes.NewReader(data)) }
+
+func newRand(seed uint64) *mathrand.Rand { return mathrand.New(mathrand.NewPCG(seed, seed)) }

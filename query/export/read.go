@@ -57,8 +57,6 @@ type reader struct {
 	asked bool         // found is of the log in state, up to askedTo
 	upTo  uint64
 	drops []ledger.Drop // of the log in state
-	// rows is how many rows a span may have now: fewer after one that was too large.
-	rows uint64
 }
 
 type foundBatch struct {

@@ -208,8 +208,15 @@ func (v *verifier) event(p *partFiles, entry *ledger.Entry, at uint32) (ledger.H
 		return wrong("", "%w", err)
 	}
 	var e event.Event
-	if err := wire.UnmarshalJSON(line, &e); err != nil {
-		return wrong("", "%w", err)
+	same := parseLine(line, &e)
+	if same {
+		p.buf, same = sameLine(p.buf, line, &e)
+	}
+	if !same { // say what is wrong with it
+		if err := wire.UnmarshalJSON(line, &e); err != nil {
+			return wrong("", "%w", err)
+		}
+		return wrong(e.EventID.String(), "the line is not as mcpaudit writes it")
 	}
 	id := e.EventID.String()
 	if e.LogID != entry.LogID || e.Batch != entry.Batch || e.Leaf != at {
@@ -219,10 +226,6 @@ func (v *verifier) event(p *partFiles, entry *ledger.Entry, at uint32) (ledger.H
 	if e.ExpiresMonth != entry.ExpiresMonth {
 		return wrong(id, "it expires in another month than its batch")
 	}
-	p.buf = appendLine(p.buf[:0], &e)
-	if !bytes.Equal(p.buf[:len(p.buf)-1], line) {
-		return wrong(id, "the line is not as mcpaudit writes it")
-	}
 	p.buf = event.AppendRow(p.buf[:0], &e)
 	leaf := ledger.Leaf(p.buf)
 	for i, t := range p.texts {
@@ -231,7 +234,7 @@ func (v *verifier) event(p *partFiles, entry *ledger.Entry, at uint32) (ledger.H
 		}
 		p.buf = t.append(p.buf[:0], &e)
 		if err := p.others[i].expect(p.buf, p.line); err != nil {
-			err.(*BundleError).Event = id
+			err.Event = id
 			return ledger.Hash{}, err
 		}
 	}
@@ -273,7 +276,7 @@ func (b *bundleFile) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (b *bundleFile) close() { b.file.Close() }
+func (b *bundleFile) close() { _ = b.file.Close() } // it was only read
 
 // end reads the rest and says whether the file is the one of the manifest.
 func (b *bundleFile) end() error {
@@ -309,15 +312,17 @@ func (b *bundleFile) line() ([]byte, error) {
 	}
 }
 
-// expect reads what must come next. Event is the event's number.
-func (b *bundleFile) expect(want []byte, number uint64) error {
+// expect reads what must come next: event number, from 1, or the beginning when that
+// is 0.
+func (b *bundleFile) expect(want []byte, number uint64) *BundleError {
 	for len(want) > 0 {
 		got, err := b.in.Peek(min(len(want), b.in.Size()))
 		if err != nil && len(got) == 0 || !bytes.HasPrefix(want, got) {
+			wrong := fmt.Errorf("event %d of it is not the event as mcpaudit writes it in this format", number)
 			if number == 0 {
-				return bad(b.about.Name, "it does not begin as such a file does")
+				wrong = errors.New("it does not begin as such a file does")
 			}
-			return bad(b.about.Name, "event %d of it is not the event as mcpaudit writes it in this format", number)
+			return &BundleError{File: b.about.Name, Err: wrong}
 		}
 		_, _ = b.in.Discard(len(got)) // it is in the buffer
 		want = want[len(got):]

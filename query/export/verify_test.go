@@ -145,7 +145,7 @@ func forge(t *testing.T, files fstest.MapFS, key *ledger.Key, change func(*Manif
 	change(m, out)
 	for i := range m.Files {
 		if f := out[m.Files[i].Name]; f != nil {
-			w := &writer{state: &state{}, send: func(*pb.ExportEventsResponse) error { return nil }}
+			w := &writer{state: &state{Bundle: true}, send: func(*pb.ExportEventsResponse) error { return nil }}
 			hashed := w.newFile(m.Files[i].Name)
 			hashed.events = m.Files[i].Events
 			if err := errors.Join(second(hashed.Write(f.Data)), hashed.end()); err != nil {
@@ -423,5 +423,19 @@ func TestEventsOfABatchThatWasDroppedInPartAreProvenByWhatIsKept(t *testing.T) {
 				t.Fatal("a leaf is missing and nothing noticed")
 			}
 		}
+	}
+}
+
+// The bytes of FORMAT.md, one of each: they never change for version 1.
+func TestARecordsBytesAreThoseThatAreWrittenDown(t *testing.T) {
+	e := &ledger.Entry{Format: 1, Kind: "events", LogID: "main", Batch: 2, SealedAt: 3, Schema: 1, Events: 3, Root: ledger.Hash{9}, ExpiresMonth: 20819}
+	r := &record{skipped: []ledger.Hash{{7}}, proof: &ledger.BatchProof{Entry: e, Positions: []uint32{0, 2}, Gaps: []ledger.Hash{{8}}}}
+	zero := func(first string) string { return first + strings.Repeat("00", 31) }
+	want := "42" + "8c01" + "01" + zero("07") +
+		"0100" + "06" + hex.EncodeToString([]byte("events")) + "04" + hex.EncodeToString([]byte("main")) + "0200000000000000" + "0300000000000000" +
+		"0100" + "03000000" + zero("09") + "5351" + "00" +
+		"02" + "0001" + "01" + zero("08")
+	if got := hex.EncodeToString(r.append(nil)); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }

@@ -11,8 +11,9 @@ import (
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
-// chunk is how much of a file a message has, in bytes.
-const chunk = 256 << 10
+// chunk is how much of a file a message has, in bytes: a message fits into a buffer
+// of the pool of gRPC, whose largest have 1 MiB.
+const chunk = 1<<20 - 4<<10
 
 // writer makes files of spans and sends them.
 type writer struct {
@@ -26,6 +27,7 @@ type writer struct {
 	positions []uint32
 	leaves    []ledger.Hash
 	scratch   []byte
+	current   event.Event // shares the memory of its row
 }
 
 // part is a part's files.
@@ -75,12 +77,12 @@ func (w *writer) event(u *unit, r row) error {
 		return damaged(&w.state.Logs[w.state.Log], fmt.Sprintf("batch %d has two events at position %d, or one outside of it", r.batch, r.leaf))
 	}
 	w.positions = append(w.positions, r.leaf)
-	w.scratch = append(w.scratch[:0], r.bytes...)
 	if w.state.Bundle {
+		w.scratch = append(w.scratch[:0], r.bytes...)
 		w.leaves = append(w.leaves, ledger.Leaf(w.scratch))
 	}
-	e, rest, err := event.ParseRow(w.scratch)
-	if err != nil || len(rest) > 0 {
+	e := &w.current
+	if err := parseRow(r.bytes, e); err != nil {
 		return damaged(&w.state.Logs[w.state.Log], fmt.Sprintf("batch %d, position %d is no event", r.batch, r.leaf))
 	}
 	for i, enc := range w.part.encoders {
@@ -142,11 +144,7 @@ func (w *writer) open() error {
 			name = "events" + extension[format]
 		}
 		f := w.newFile(name)
-		enc, err := w.encoder(format, f, w.state.Bundle || number == 1)
-		if err != nil {
-			return fmt.Errorf("write %s: %w", name, err)
-		}
-		p.files, p.encoders = append(p.files, f), append(p.encoders, enc)
+		p.files, p.encoders = append(p.files, f), append(p.encoders, w.encoder(format, f, w.state.Bundle || number == 1))
 	}
 	if w.state.Bundle {
 		p.proofs = w.newFile(fmt.Sprintf("proofs-%05d.bin", number))
@@ -158,9 +156,9 @@ func (w *writer) open() error {
 	return nil
 }
 
-func (w *writer) encoder(format string, f *file, first bool) (encoder, error) {
+func (w *writer) encoder(format string, f *file, first bool) encoder {
 	if format == "parquet" {
-		return newParquetEncoder(f, w.cfg.Version), nil
+		return newParquetEncoder(f, w.cfg.Version)
 	}
 	return newTextEncoder(texts(w.cfg.Version)[format], f, first)
 }
@@ -234,29 +232,41 @@ func (w *writer) file(name string, data []byte) error {
 type file struct {
 	w      *writer
 	name   string
-	buf    []byte // not sent yet
-	hash   hash.Hash
+	buf    []byte    // not sent yet
+	hash   hash.Hash // of a bundle's file
 	bytes  uint64
 	events uint64
 }
 
 func (w *writer) newFile(name string) *file {
-	return &file{w: w, name: name, hash: sha256.New()}
+	f := &file{w: w, name: name}
+	if w.state.Bundle {
+		f.hash = sha256.New()
+	}
+	return f
 }
 
+// Write appends p to the file.
 func (f *file) Write(p []byte) (int, error) {
 	f.buf = append(f.buf, p...)
+	return len(p), f.full()
+}
+
+// full sends what is in the buffer when it is enough for a message.
+func (f *file) full() error {
 	for len(f.buf) >= chunk {
 		if err := f.flush(f.buf[:chunk]); err != nil {
-			return 0, err
+			return err
 		}
 		f.buf = append(f.buf[:0], f.buf[chunk:]...)
 	}
-	return len(p), nil
+	return nil
 }
 
 func (f *file) flush(data []byte) error {
-	f.hash.Write(data)
+	if f.hash != nil {
+		f.hash.Write(data)
+	}
 	f.bytes += uint64(len(data))
 	st := f.w.state
 	return f.w.send(&pb.ExportEventsResponse{File: f.name, Data: data, Events: st.Events, EventsTotal: max(st.Total, st.Events)})

@@ -63,13 +63,7 @@ func (s *Server) keys(ctx context.Context, l store.LogInfo) (verifier string, ro
 	if rotations, err = s.store.Rotations(ctx, l.ID); err != nil {
 		return "", nil, s.status(ctx, err)
 	}
-	verifier = l.VerifierKey
-	for _, r := range rotations {
-		if old, next, err := ledger.ParseRotation(r); err == nil && old == verifier {
-			verifier = next
-		}
-	}
-	return verifier, rotations, nil
+	return ledger.NewestKey(l.VerifierKey, rotations), rotations, nil
 }
 
 // GetConsistencyProof proves that a log has only grown between two sizes.
