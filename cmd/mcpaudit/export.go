@@ -9,7 +9,6 @@ import (
 	"os/user"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -22,7 +21,7 @@ func exportCommand(s *surroundings) *cobra.Command {
 	x := &exporter{s: s}
 	var out, bundle string
 	cmd := &cobra.Command{
-		Use: "export", Short: "Write events to files, with proof on request", Args: cobra.NoArgs, ValidArgsFunction: noFiles,
+		Use: "export [FILTER]", Short: "Write events to files, with proof on request", Args: cobra.MaximumNArgs(1), ValidArgsFunction: noFiles,
 		Long: `Write events to files: those of a filter, or all that are sealed when the export
 begins. Formats are jsonl (one object a line, as 'mcpaudit events list --json' has
 them), csv, parquet, ocsf (OCSF 1.9, API Activity) and cef.
@@ -38,13 +37,12 @@ whole is never at --out, and the exit status is 1.
 
 ` + filterHelp,
 		Example: `  mcpaudit export --since 30d --out events.jsonl
-  mcpaudit export --format csv --filter 'outcome = "denied"' --out denied.csv
+  mcpaudit export 'outcome = "denied"' --format csv --out denied.csv
   mcpaudit export --bundle audit-2026 --format jsonl,csv --reason 'yearly audit'
   mcpaudit export --format parquet --since 2026-11-01 --until 2026-11-08 --out week.parquet`,
 	}
 	address := s.serviceFlag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&x.filter, "filter", "", "only events that match, see above; all when empty")
 	f.StringSliceVar(&x.formats, "format", []string{"jsonl"}, "jsonl, csv, parquet, ocsf or cef; several, with commas between, in a bundle")
 	f.StringVarP(&out, "out", "o", "", "file to write; default: standard output")
 	f.StringVar(&bundle, "bundle", "", "folder to make, with proofs and a signed manifest")
@@ -55,11 +53,11 @@ whole is never at --out, and the exit status is 1.
 	completeList(cmd, "format", export.Formats)
 	mustRegister(cmd.MarkFlagFilename("out"))
 	mustRegister(cmd.MarkFlagDirname("bundle"))
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := x.check(out, bundle); err != nil {
 			return fmt.Errorf("export: %w", err)
 		}
-		typed := x.filter
+		typed := strings.Join(args, "")
 		x.typed = strings.Join([]string{typed, within.since, within.until}, "\x00")
 		var err error
 		if x.filter, err = within.narrow(typed, s.now()); err != nil {
@@ -71,7 +69,7 @@ whole is never at --out, and the exit status is 1.
 		}
 		defer c.conn.Close()
 		x.service, x.client = c, pb.NewExportServiceClient(c.conn)
-		x.progress = newExportProgress(s)
+		x.progress = newStatusLine(s, "export", false)
 		defer x.progress.clear()
 		if bundle != "" {
 			return x.toFolder(cmd.Context(), bundle)
@@ -100,7 +98,8 @@ type exporter struct {
 	formats    []string
 	by, reason string
 	noVerify   bool
-	progress   *exportProgress
+	progress   *statusLine
+	events     uint64
 }
 
 func (x *exporter) check(out, bundle string) error {
@@ -153,7 +152,7 @@ func (x *exporter) toFile(ctx context.Context, name string) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(partial))
 	}
-	return x.say(fmt.Sprintf("%s in %s", count(x.progress.events, "event"), name))
+	return x.say(fmt.Sprintf("%s in %s", count(x.events, "event"), name))
 }
 
 // receive hands each message to take, until the export is whole.
@@ -175,7 +174,8 @@ func (x *exporter) receive(ctx context.Context, req *pb.ExportEventsRequest, tak
 		if err := take(m); err != nil {
 			return fmt.Errorf("export: %w", err)
 		}
-		x.progress.at(m.GetEvents(), m.GetEventsTotal())
+		x.events = m.GetEvents()
+		x.progress.at(x.events, m.GetEventsTotal())
 		if m.GetFinished() {
 			return nil
 		}
@@ -186,56 +186,4 @@ func (x *exporter) say(text string) error {
 	x.progress.clear()
 	_, err := fmt.Fprintln(x.s.stderr, "mcpaudit: export: "+printable(text, 2000))
 	return err
-}
-
-// exportProgress says on standard error how far an export is.
-type exportProgress struct {
-	s           *surroundings
-	err         screen
-	start, said time.Time
-	drawn       bool
-	events      uint64
-}
-
-func newExportProgress(s *surroundings) *exportProgress {
-	now := s.now()
-	return &exportProgress{s: s, err: s.screen(s.stderr), start: now, said: now}
-}
-
-func (p *exportProgress) at(events, total uint64) {
-	p.events = events
-	elapsed := p.s.now().Sub(p.start)
-	text := fmt.Sprintf("%s, %.0f a second", count(events, "event"), float64(events)/max(elapsed.Seconds(), 1e-3))
-	if total > 0 && events > 0 {
-		share := min(float64(events)/float64(total), 1)
-		text = fmt.Sprintf("%3.0f %%, ", 100*share) + text + ", about " + roughly(time.Duration(float64(elapsed)*(1-share)/share)) + " left"
-	}
-	p.draw(text)
-}
-
-// draw shows a text when it is time to.
-func (p *exportProgress) draw(text string) {
-	now, every := p.s.now(), reportEvery
-	if p.err.terminal {
-		every = redrawEvery
-	}
-	if now.Sub(p.said) < every {
-		return
-	}
-	p.said = now
-	p.clear()
-	text = "mcpaudit: export: " + text
-	if !p.err.terminal {
-		fmt.Fprintln(p.err, text)
-		return
-	}
-	fmt.Fprint(p.err, printable(text, max(p.err.width-1, 20)))
-	p.drawn = true
-}
-
-func (p *exportProgress) clear() {
-	if p.drawn {
-		fmt.Fprint(p.err, "\r\x1b[K")
-		p.drawn = false
-	}
 }

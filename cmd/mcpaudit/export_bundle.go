@@ -51,12 +51,12 @@ func (x *exporter) toFolder(ctx context.Context, dir string) error {
 	if err := os.RemoveAll(b.dir); err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
-	return x.say(fmt.Sprintf("%s in %s", count(x.progress.events, "event"), dir))
+	return x.say(fmt.Sprintf("%s in %s", count(x.events, "event"), dir))
 }
 
 // verify checks the bundle as who gets it will.
 func (x *exporter) verify(folder string) error {
-	total := x.progress.events
+	total := x.events
 	x.progress.start = x.s.now()
 	report, err := export.Verify(os.DirFS(folder), nil, func(events uint64) {
 		x.progress.draw(fmt.Sprintf("verifying, %3.0f %%", 100*float64(events)/float64(max(total, 1))))

@@ -3,7 +3,6 @@ package store
 import (
 	"bufio"
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
-	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 )
 
 // The engine's Native format (revision 0) is blocks of columns: the number of
@@ -335,8 +333,9 @@ func newNativeColumn(kind string) (nativeColumn, error) {
 	return nil, fmt.Errorf("cells of type %s can't be read", kind)
 }
 
-// hashBlocks hashes the rows of a stream of blocks.
-func hashBlocks(body io.Reader, f func(batch uint64, leaf uint32, hash *ledger.Hash) error) error {
+// readBlocks puts the rows of a stream of blocks together, each behind the byte that
+// begins a leaf.
+func readBlocks(body io.Reader, f func(batch uint64, leaf uint32, prefixed []byte) error) error {
 	columns, err := nativeColumns()
 	if err != nil {
 		return err
@@ -346,7 +345,7 @@ func hashBlocks(body io.Reader, f func(batch uint64, leaf uint32, hash *ledger.H
 	ahead := readAhead(body)
 	defer ahead.close()
 	r := &blockReader{bufio.NewReaderSize(ahead, 256<<10)}
-	row := []byte{0} // RFC 6962: a leaf's hash begins with this
+	row := []byte{0} // RFC 6962, section 2.1
 	for {
 		rows, err := readBlock(r, columns)
 		if errors.Is(err, io.EOF) {
@@ -360,8 +359,7 @@ func hashBlocks(body io.Reader, f func(batch uint64, leaf uint32, hash *ledger.H
 			for _, c := range columns {
 				row = c.appendCell(row, i)
 			}
-			hash := ledger.Hash(sha256.Sum256(row))
-			if err := f(binary.LittleEndian.Uint64(batch.cells[8*i:]), binary.LittleEndian.Uint32(leaf.cells[4*i:]), &hash); err != nil {
+			if err := f(binary.LittleEndian.Uint64(batch.cells[8*i:]), binary.LittleEndian.Uint32(leaf.cells[4*i:]), row); err != nil {
 				return err
 			}
 		}

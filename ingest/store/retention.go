@@ -1,12 +1,14 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -186,25 +188,37 @@ func (s *Store) LeavesOf(ctx context.Context, table string, share Share, batches
 	if table != Stored && table != Retained {
 		return nil, fmt.Errorf("read leaves: there is no table %q of events", table)
 	}
-	out := make(map[uint64]BatchLeaves, len(batches))
+	type one struct {
+		position uint32
+		leaf     ledger.Hash
+	}
+	found := make(map[uint64][]one, len(batches))
 	err := s.scan(ctx, func(rows driver.Rows) error {
-		var b BatchLeaves
-		var hashes []string
-		if err := rows.Scan(&b.Batch, &b.Positions, &hashes); err != nil {
+		var batch uint64
+		var o one
+		var hash string
+		if err := rows.Scan(&batch, &o.position, &hash); err != nil {
 			return err
 		}
-		for _, h := range hashes {
-			if len(h) != len(ledger.Hash{}) {
-				return errForeign
-			}
-			b.Leaves = append(b.Leaves, ledger.Hash([]byte(h)))
+		if len(hash) != len(o.leaf) {
+			return errForeign
 		}
-		out[b.Batch] = b
+		copy(o.leaf[:], hash)
+		found[batch] = append(found[batch], o)
 		return nil
-	}, "SELECT batch, groupArray(leaf), groupArray(h) FROM (SELECT batch, leaf, "+LeafSQL+" AS h FROM "+table+" WHERE "+shareSQL+" AND batch IN ({r_batches:Array(UInt64)}) ORDER BY batch, leaf) GROUP BY batch",
+	}, "SELECT batch, leaf, "+LeafSQL+" FROM "+table+" WHERE "+shareSQL+" AND batch IN ({r_batches:Array(UInt64)})"+concurrently,
 		append(share.args(), named("r_batches", batches))...)
 	if err != nil {
 		return nil, fmt.Errorf("read the events of %d batches of log %q: %w", len(batches), share.LogID, err)
+	}
+	out := make(map[uint64]BatchLeaves, len(found))
+	for batch, all := range found {
+		slices.SortFunc(all, func(a, b one) int { return cmp.Compare(a.position, b.position) })
+		b := BatchLeaves{Batch: batch}
+		for _, o := range all {
+			b.Positions, b.Leaves = append(b.Positions, o.position), append(b.Leaves, o.leaf)
+		}
+		out[batch] = b
 	}
 	return out, nil
 }

@@ -34,6 +34,8 @@ import (
 // have been changed behind the service's back.
 type Store interface {
 	Query(ctx context.Context, l store.Limits, sql string, args ...any) (driver.Rows, error)
+	// Rows reads the canonical bytes of events, in no order.
+	Rows(ctx context.Context, l store.Limits, where string, args []any, f func(batch uint64, leaf uint32, row []byte) error) error
 	Logs(ctx context.Context) ([]store.LogInfo, error)
 	LastEntry(ctx context.Context, logID string) (*store.Sealed, error)
 	Entries(ctx context.Context, logID string, from, to uint64, f func(store.Sealed) error) error

@@ -160,29 +160,22 @@ func (r *reader) readRows(ctx context.Context, log *logState, units []*unit, fro
 	}
 	// The order is made here: the engine is twice as quick without it. One more row
 	// than there must be shows that somebody has added some.
-	sql := "SELECT batch, leaf, " + store.RowSQL + " FROM events WHERE log_id = {export_log:String}" +
+	where := "log_id = {export_log:String}" +
 		" AND batch BETWEEN {export_from:UInt64} AND {export_to:UInt64} AND leaf BETWEEN {export_first:UInt32} AND {export_last:UInt32}" +
-		" AND (" + r.cond + ") LIMIT {export_limit:UInt64} SETTINGS max_threads = 1"
-	q, err := r.store.Query(ctx, r.cfg.Limits, sql, append([]any{
-		store.Named("export_log", log.ID), store.Named("export_from", units[0].entry.Batch), store.Named("export_to", units[len(units)-1].entry.Batch),
-		store.Named("export_first", from), store.Named("export_last", to), store.Named("export_limit", want+1)}, r.args...)...)
-	if err != nil {
-		return nil, tooLarge(err)
-	}
-	defer q.Close()
+		" AND (" + r.cond + ") LIMIT {export_limit:UInt64}"
 	rows := make([]row, 0, min(want, r.cfg.SpanEvents*2))
 	size := 0
-	for q.Next() {
-		var one row
-		if err := q.Scan(&one.batch, &one.leaf, &one.bytes); err != nil {
-			return nil, err
-		}
-		rows = append(rows, one)
-		if size += len(one.bytes); size > r.cfg.SpanBytes && len(rows) > 1 {
-			return nil, errTooLarge
-		}
-	}
-	if err := q.Err(); err != nil {
+	err := r.store.Rows(ctx, r.cfg.Limits, where, append([]any{
+		store.Named("export_log", log.ID), store.Named("export_from", units[0].entry.Batch), store.Named("export_to", units[len(units)-1].entry.Batch),
+		store.Named("export_first", from), store.Named("export_last", to), store.Named("export_limit", want+1)}, r.args...),
+		func(batch uint64, leaf uint32, text []byte) error {
+			rows = append(rows, row{batch, leaf, string(text)})
+			if size += len(text); size > r.cfg.SpanBytes && len(rows) > 1 {
+				return errTooLarge
+			}
+			return nil
+		})
+	if err != nil {
 		return nil, tooLarge(err)
 	}
 	slices.SortFunc(rows, func(a, b row) int {

@@ -32,9 +32,9 @@ const (
 // read; FAILED_PRECONDITION for a resume token of another export or key;
 // UNAVAILABLE when the store is away.
 type ExportServiceClient interface {
-	// ExportEvents streams the files of an export, one after the other. The export
-	// is whole when finished came; a stream that ends earlier is broken, and can go
-	// on from its last resume token.
+	// ExportEvents streams the files of an export; pieces of several files may
+	// alternate. The export is whole when finished came; a stream that ends earlier is
+	// broken, and can go on from its last resume token.
 	ExportEvents(ctx context.Context, in *ExportEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportEventsResponse], error)
 }
 
@@ -75,9 +75,9 @@ type ExportService_ExportEventsClient = grpc.ServerStreamingClient[ExportEventsR
 // read; FAILED_PRECONDITION for a resume token of another export or key;
 // UNAVAILABLE when the store is away.
 type ExportServiceServer interface {
-	// ExportEvents streams the files of an export, one after the other. The export
-	// is whole when finished came; a stream that ends earlier is broken, and can go
-	// on from its last resume token.
+	// ExportEvents streams the files of an export; pieces of several files may
+	// alternate. The export is whole when finished came; a stream that ends earlier is
+	// broken, and can go on from its last resume token.
 	ExportEvents(*ExportEventsRequest, grpc.ServerStreamingServer[ExportEventsResponse]) error
 	mustEmbedUnimplementedExportServiceServer()
 }
