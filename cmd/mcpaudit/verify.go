@@ -285,7 +285,7 @@ func (v *verification) print(sum *pb.VerifySummary, took time.Duration) error {
 		return writeJSON(v.s.stdout, sum)
 	}
 	out := v.s.screen(v.s.stdout)
-	lines := []string{fmt.Sprintf("%s of %s in %s hashed in %s", count(sum.GetEvents(), "event"), count(sum.GetEntries(), "entry"), count(uint64(sum.GetLogs()), "log"), took.Round(time.Millisecond))}
+	lines := []string{fmt.Sprintf("%s hashed and %s of %s followed in %s", count(sum.GetEvents(), "event"), entries(sum.GetEntries()), count(uint64(sum.GetLogs()), "log"), took.Round(time.Millisecond))}
 	if n := sum.GetDropped(); n > 0 {
 		lines = append(lines, fmt.Sprintf("%s were dropped by retention, lawfully", count(n, "event")))
 	}
@@ -306,6 +306,13 @@ func (v *verification) print(sum *pb.VerifySummary, took time.Duration) error {
 		lines = append(lines, out.paint(green, "verified"))
 	}
 	return writeLine(out, strings.Join(lines, "\n"))
+}
+
+func entries(n uint64) string {
+	if n == 1 {
+		return "1 entry"
+	}
+	return fmt.Sprintf("%d entries", n)
 }
 
 // one proves one event.

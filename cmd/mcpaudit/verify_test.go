@@ -185,7 +185,7 @@ func TestAStoreWithoutTheKeyOfItsLogIsRefusedWithTheWayOut(t *testing.T) {
 	if r := command(t, "", "verify", "--service", address, "--key", old); r.status != 1 || !strings.Contains(r.stdout, "none of the trusted keys is of log") {
 		t.Errorf("status %d: %s%s", r.status, r.stdout, r.stderr)
 	}
-	if r := command(t, "", "verify", "--service", address, "--key", old, "--key", dir+".ledger/verifier-keys.txt"); r.status != 0 || !strings.Contains(r.stdout, "4 events of") {
+	if r := command(t, "", "verify", "--service", address, "--key", old, "--key", dir+".ledger/verifier-keys.txt"); r.status != 0 || !strings.Contains(r.stdout, "4 events hashed and") {
 		t.Errorf("status %d: %s%s", r.status, r.stdout, r.stderr)
 	}
 	p.kill()

@@ -7,7 +7,8 @@
 // batch is stored whole or not at all, and appending the same batch again makes
 // it stored once: the outcome of an error need not be known to be handled.
 //
-// The store never updates and never deletes a row.
+// The store never updates a row, and deletes none but whole months that have
+// expired, which the ledger records before; see retention.go.
 package store
 
 import (

@@ -80,6 +80,7 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		grpc.ForceServerCodecV2(rpc.NewCodec()),
 		grpc.MaxRecvMsgSize(rpc.MaxBytes+64<<10),
 		grpc.MaxConcurrentStreams(1000),
+		grpc.WriteBufferSize(256<<10), // exports are large
 		grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(4<<20),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.ConnectionTimeout(20*time.Second),
@@ -91,6 +92,7 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 	}
 	var pipeline *ingest.Pipeline
 	var keeping []*anchor.Runner
+	var expiry *retention.Server
 	writing := ""
 	if slices.Contains(cfg.Roles, "ingest") {
 		if pipeline, keeping, err = newPipeline(ctx, &cfg, signed, s, redactor, d, m); err != nil {
@@ -98,6 +100,8 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		}
 		pb.RegisterIngestServiceServer(server, rpc.New(rpc.Config{ClockTolerance: cfg.Ingest.ClockTolerance, Stopping: ctx.Done()}, pipeline, d.Now))
 		writing = signed.Key.LogID()
+		expiry = retention.New(retention.Config{LogID: writing, Auto: cfg.Retention.Auto}, s, pipeline, query.Compile, d.Now, d.Log)
+		pb.RegisterRetentionServiceServer(server, expiry)
 	}
 	if slices.Contains(cfg.Roles, "query") {
 		limits := store.Limits{Time: cfg.Query.Timeout, Memory: cfg.Query.MemoryLimit}
@@ -137,6 +141,7 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 			defer stopAnchors() // the last checkpoint is anchored too
 			return pipeline.Run(pipelineCtx)
 		})
+		g.Go(func() error { expiry.Run(ctx); return nil })
 	}
 	for _, l := range []net.Listener{grpcListener, api.inner} {
 		g.Go(func() error {
@@ -193,6 +198,7 @@ func newPipeline(ctx context.Context, cfg *Config, signed keyfile.Signing, s *st
 
 // newExport makes the export service. Its bundles are signed by the log's key.
 func newExport(limits store.Limits, signed keyfile.Signing, s *store.Store, d Deps) *export.Server {
+	limits.Time = max(limits.Time, 10*time.Minute) // a filter is counted over the whole store first
 	cfg := export.Config{Limits: limits, Version: d.Version, Compile: query.Compile, Now: d.Now}
 	if signed.Key == nil {
 		cfg.Sign = func(string) (string, error) {

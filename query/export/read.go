@@ -464,17 +464,23 @@ func (r *reader) readDrops(ctx context.Context, log *logState) error {
 	if !r.whole() {
 		return nil
 	}
-	entries, err := r.entries(ctx, log, "kind = {export_kind:String} AND batch <= {export_to:UInt64}",
-		store.Named("export_kind", ledger.KindDrop), store.Named("export_to", log.Size))
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		var d ledger.Drop
-		if err := ledger.ParseDetail(e.Detail, &d); err != nil {
+	r.drops = nil
+	for i := range r.state.Logs {
+		by := &r.state.Logs[i] // another log can record drops of one that nobody writes any more
+		entries, err := r.entries(ctx, by, "kind = {export_kind:String} AND batch <= {export_to:UInt64}",
+			store.Named("export_kind", ledger.KindDrop), store.Named("export_to", by.Size))
+		if err != nil {
 			return err
 		}
-		r.drops = append(r.drops, d)
+		for _, e := range entries {
+			var d ledger.Drop
+			if err := ledger.ParseDetail(e.Detail, &d); err != nil {
+				return err
+			}
+			if cmp.Or(d.Log, e.LogID) == log.ID {
+				r.drops = append(r.drops, d)
+			}
+		}
 	}
 	return nil
 }

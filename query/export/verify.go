@@ -272,11 +272,18 @@ func (v *verifier) words() []string {
 		}
 		return out
 	}
-	out = append(out, fmt.Sprintf("%d events matched the filter %s when the service looked, at %s", m.Events, m.Filter, m.MadeAt))
+	out = append(out, fmt.Sprintf("%s matched the filter %s when the service looked, at %s", counted(m.Events), m.Filter, m.MadeAt))
 	for _, about := range m.Logs {
-		out = append(out, fmt.Sprintf("%d of them are in log %q, unchanged and in their places, among its first %d batches", about.Events, about.LogID, about.Size))
+		out = append(out, fmt.Sprintf("log %q has %d of them, unchanged and in place, among its first %d batches", about.LogID, about.Events, about.Size))
 	}
 	return append(out, "that none that matched is missing rests on the service's word, which it signed")
+}
+
+func counted(events uint64) string {
+	if events == 1 {
+		return "1 event"
+	}
+	return fmt.Sprintf("%d events", events)
 }
 
 // readWhole reads a small file.

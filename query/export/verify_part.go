@@ -3,6 +3,7 @@ package export
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -156,7 +157,9 @@ func (v *verifier) entry(r *record) error {
 		if err := ledger.ParseDetail(e.Detail, &d); err != nil {
 			return err
 		}
-		l.drops = append(l.drops, d)
+		if of := v.logs[cmp.Or(d.Log, e.LogID)]; of != nil {
+			of.drops = append(of.drops, d)
+		}
 	}
 	if v.manifest.Completeness != everything {
 		return nil

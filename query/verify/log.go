@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -29,19 +30,25 @@ type walk struct {
 	last  string           // the newest checkpoint whose signature is right
 	ended bool             // the numbers of the entries do not ascend by one any more
 	asked int              // how often the laws were read again
-	wrong map[uint64]bool  // entries of drops that were reported
+	wrong map[act]bool     // drops that were reported
+}
+
+// act is an entry that does something to events.
+type act struct {
+	log   string
+	batch uint64
 }
 
 // drop is a month of which retention has dropped events.
 type drop struct {
 	ledger.Drop
-	entry  uint64                        // its number
+	entry  act
 	proofs map[uint64]*ledger.BatchProof // of the batches of which a hold keeps something
 }
 
 // log verifies one log.
 func (v *run) log(ctx context.Context, l store.LogInfo) error {
-	w := &walk{run: v, id: l.ID, tree: ledger.NewTree(), wrong: map[uint64]bool{}}
+	w := &walk{run: v, id: l.ID, tree: ledger.NewTree(), wrong: map[act]bool{}}
 	v.summary.Logs++
 	if err := w.trust(ctx, l); err != nil {
 		return err
@@ -163,9 +170,11 @@ func (w *walk) readDrops(ctx context.Context, end uint64) error {
 	return nil
 }
 
-// recordedDrops are the drops of the log that are lawful, oldest first.
+// recordedDrops are the lawful drops of events of this log, oldest first: those that
+// it has itself and, when nobody writes it any more, those that other logs have. The
+// entries of all logs are verified.
 func (w *walk) recordedDrops(ctx context.Context, end uint64) ([]*drop, error) {
-	rows, err := w.store.Query(ctx, limits, "SELECT batch, sealed_at, detail FROM ledger WHERE log_id = {id:String} AND kind = {kind:String} AND batch <= {end:UInt64} ORDER BY batch",
+	rows, err := w.store.Query(ctx, limits, "SELECT log_id, batch, sealed_at, detail FROM ledger WHERE kind = {kind:String} AND (log_id != {id:String} OR batch <= {end:UInt64}) ORDER BY sealed_at, batch",
 		store.Named("id", w.id), store.Named("kind", ledger.KindDrop), store.Named("end", end))
 	if err != nil {
 		return nil, err
@@ -176,17 +185,22 @@ func (w *walk) recordedDrops(ctx context.Context, end uint64) ([]*drop, error) {
 		var sealedAt time.Time
 		var detail string
 		d := &drop{proofs: map[uint64]*ledger.BatchProof{}}
-		if err := rows.Scan(&d.entry, &sealedAt, &detail); err != nil {
+		if err := rows.Scan(&d.entry.log, &d.entry.batch, &sealedAt, &detail); err != nil {
 			return nil, err
 		}
 		if err := ledger.ParseDetail(detail, &d.Drop); err != nil {
-			if err := w.unlawful(d, "entry %d: %v", d.entry, err); err != nil {
-				return nil, err
+			if d.entry.log == w.id { // said of each log once
+				if err := w.unlawful(d, "entry %d: %v", d.entry.batch, err); err != nil {
+					return nil, err
+				}
 			}
 			continue
 		}
+		if cmp.Or(d.Log, d.entry.log) != w.id {
+			continue
+		}
 		if int64(d.Month)*86400 > sealedAt.Unix() {
-			if err := w.unlawful(d, "entry %d drops the events that expire in %s, before they did", d.entry, monthName(d.Month)); err != nil {
+			if err := w.unlawful(d, "entry %d drops the events that expire in %s, before they did", d.entry.batch, monthName(d.Month)); err != nil {
 				return nil, err
 			}
 			continue
@@ -202,7 +216,7 @@ func (w *walk) unlawful(d *drop, format string, args ...any) error {
 		return nil
 	}
 	w.wrong[d.entry] = true
-	return w.problem(pb.VerifyProblem_CODE_RETENTION, w.id, d.entry, format, args...)
+	return w.problem(pb.VerifyProblem_CODE_RETENTION, d.entry.log, d.entry.batch, format, args...)
 }
 
 // countBefore counts the stored events that a drop speaks of.
@@ -234,7 +248,7 @@ func (w *walk) readDropsAgain(ctx context.Context) error {
 // readProofs reads what a drop has kept.
 func (w *walk) readProofs(ctx context.Context, d *drop) error {
 	rows, err := w.store.Query(ctx, limits, "SELECT proof FROM kept WHERE log_id = {id:String} AND run = {run:UInt64} ORDER BY batch",
-		store.Named("id", w.id), store.Named("run", d.entry))
+		store.Named("id", w.id), store.Named("run", d.entry.batch))
 	if err != nil {
 		return err
 	}
@@ -248,7 +262,7 @@ func (w *walk) readProofs(ctx context.Context, d *drop) error {
 		}
 		p, rest, err := ledger.ParseBatchProof([]byte(text))
 		if err != nil || len(rest) > 0 {
-			return w.unlawful(d, "what entry %d has kept for a hold can't be read", d.entry)
+			return w.unlawful(d, "what entry %d has kept for a hold can't be read", d.entry.batch)
 		}
 		all = append(all, text...)
 		events += uint64(len(p.Positions))
@@ -258,7 +272,7 @@ func (w *walk) readProofs(ctx context.Context, d *drop) error {
 		return err
 	}
 	if digest := ledger.Leaf(all); hex.EncodeToString(digest[:]) != d.KeptDigest || events != d.Kept {
-		return w.unlawful(d, "what entry %d has kept for a hold is not what it says", d.entry)
+		return w.unlawful(d, "what entry %d has kept for a hold is not what it says", d.entry.batch)
 	}
 	return nil
 }
