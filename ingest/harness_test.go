@@ -258,6 +258,19 @@ func (m *inMemory) Seal(_ context.Context, rows []store.Sealed) error {
 	return nil
 }
 
+func (m *inMemory) Alone(_ context.Context, rows []store.Sealed) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, mine := range rows {
+		for _, r := range m.ledger {
+			if r.Entry.LogID == mine.Entry.LogID && r.Entry.Batch == mine.Entry.Batch && r.Checkpoint != mine.Checkpoint {
+				return store.ErrSealedTwice
+			}
+		}
+	}
+	return nil
+}
+
 func (m *inMemory) LastEntry(_ context.Context, log string) (*store.Sealed, error) {
 	rows := m.entriesOf(log)
 	if len(rows) == 0 {

@@ -66,6 +66,13 @@ func openLog(ctx context.Context, s Store, key *ledger.Key, statements, remember
 		return nil, 0, err
 	}
 	known := slices.IndexFunc(logs, func(i store.LogInfo) bool { return i.ID == id })
+	last, err := s.LastEntry(ctx, id)
+	if err != nil {
+		return nil, 0, err
+	}
+	if known < 0 && last != nil {
+		return nil, 0, fmt.Errorf("open log %q: %w: the store has %d entries of it and does not list it; see what is wrong with 'mcpaudit verify', and bring the store back from a backup", id, ErrContradiction, last.Entry.Batch)
+	}
 	if known >= 0 {
 		have, err := s.Rotations(ctx, id)
 		if err != nil {
@@ -79,10 +86,6 @@ func openLog(ctx context.Context, s Store, key *ledger.Key, statements, remember
 		// key that has handed over signs no more.
 		if !keys.Has(logs[known].VerifierKey) || ledger.NewestKey(logs[known].VerifierKey, append(have, statements...)) != key.Verifier() {
 			return nil, 0, fmt.Errorf("open log %q: the key is not the log's, nor did it take over from the log's key; use the right key file, or rotate keys with 'mcpaudit keys rotate'", id)
-		}
-		last, err := s.LastEntry(ctx, id)
-		if err != nil {
-			return nil, 0, err
 		}
 		if last != nil {
 			if err := l.resume(ctx, last, keys); err != nil {

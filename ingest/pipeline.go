@@ -107,6 +107,9 @@ type Store interface {
 	// Seal stores entries of the ledger durably and once; after an error the same
 	// entries are sealed again.
 	Seal(ctx context.Context, rows []store.Sealed) error
+	// Alone says, with store.ErrSealedTwice, when the store has other entries of
+	// the numbers of these, which were sealed: somebody else writes the log.
+	Alone(ctx context.Context, rows []store.Sealed) error
 	// LastEntry is a log's entry with the highest number, nil when it has none.
 	LastEntry(ctx context.Context, logID string) (*store.Sealed, error)
 	// Rotations are the statements of rotation in a log.

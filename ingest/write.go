@@ -2,8 +2,11 @@ package ingest
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"time"
+
+	"github.com/mcpaudit/mcpaudit/ingest/store"
 )
 
 // Parts above which commits are paced: each insert makes a part, and merging
@@ -35,9 +38,14 @@ func (p *Pipeline) write(ctx context.Context, log string, last uint64, batches <
 			if !gaveUp {
 				last = max(last, b.entry.Batch)
 				p.watch.Committed(n, p.now().Sub(start))
+				b.batch.Events = nil
 			}
 		}
 		b.failed = gaveUp
+		for _, r := range b.requests { // what is stored takes no memory while it is sealed
+			p.memory.Release(r.weight)
+			r.events, r.weight = nil, 0
+		}
 		stored <- b
 		if now := p.now(); now.Sub(paced) > time.Second {
 			paced = now
@@ -101,8 +109,23 @@ func (p *Pipeline) commit(ctx context.Context, l *ownLog, entries []unsigned) er
 	if err != nil {
 		return err
 	}
+	rival := false
 	if !p.insist(ctx, sealing, len(rows), func(ctx context.Context) error { return p.store.Seal(ctx, rows) }) {
 		return ErrUnavailable
+	}
+	// Nobody is told of a checkpoint beside which there is another one.
+	if !p.insist(ctx, sealing, len(rows), func(ctx context.Context) error {
+		err := p.store.Alone(ctx, rows)
+		if errors.Is(err, store.ErrSealedTwice) {
+			rival = true
+			return nil
+		}
+		return err
+	}) {
+		return ErrUnavailable
+	}
+	if rival {
+		return ErrRival
 	}
 	last := rows[len(rows)-1]
 	l.newest.Store(&checkpoint{last.Checkpoint, last.Entry.Batch})
@@ -114,14 +137,11 @@ func (p *Pipeline) commit(ctx context.Context, l *ownLog, entries []unsigned) er
 func (p *Pipeline) settle(l *ownLog, batches []sealed, broken error) {
 	newest := l.newest.Load()
 	for _, b := range batches {
-		if b.failed || broken != nil {
-			for _, r := range b.requests {
+		for _, r := range b.requests {
+			if b.failed || broken != nil {
 				r.err = ErrUnavailable
 			}
-		}
-		for _, r := range b.requests {
 			r.settled.LogID, r.settled.Checkpoint, r.settled.Size = l.key.LogID(), newest.signed, newest.size
-			p.memory.Release(r.weight)
 			close(r.done)
 		}
 	}

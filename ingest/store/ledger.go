@@ -137,6 +137,28 @@ func (s *Store) Seal(ctx context.Context, rows []Sealed) error {
 	return nil
 }
 
+// ErrSealedTwice means that the store has two entries of one number.
+var ErrSealedTwice = errors.New("a number of the log was sealed twice")
+
+// Alone says whether these entries, which were sealed, are the only ones of their
+// numbers: two services with one key would sign two logs. A folder belongs to one
+// process, so there is nothing to ask there.
+func (s *Store) Alone(ctx context.Context, rows []Sealed) error {
+	if s.engine != nil {
+		return nil
+	}
+	first, last := rows[0].Entry, rows[len(rows)-1].Entry
+	var n uint64
+	if err := s.conn.QueryRow(ctx, "SELECT count() FROM ledger WHERE log_id = {id:String} AND batch BETWEEN {from:UInt64} AND {to:UInt64}",
+		named("id", first.LogID), named("from", first.Batch), named("to", last.Batch)).Scan(&n); err != nil {
+		return fmt.Errorf("look for other entries of log %q: %w", first.LogID, err)
+	}
+	if n > uint64(len(rows)) {
+		return ErrSealedTwice
+	}
+	return nil
+}
+
 // Entries reads a log's entries from batch number from on, in order, and calls f
 // for each until it returns an error. When the store was tampered with, a number
 // may come twice or not at all.
