@@ -193,6 +193,7 @@ func (f *faulty) Sequences(ctx context.Context, emitters []string) (map[string][
 type inMemory struct {
 	mu     sync.Mutex
 	tokens map[string]bool
+	macs   map[uint64][16]byte
 	events []*event.Event
 	logs   []store.LogInfo
 	ledger []store.Sealed
@@ -208,6 +209,10 @@ func (m *inMemory) Append(_ context.Context, b store.Batch) error {
 		m.tokens = map[string]bool{}
 	}
 	m.tokens[b.Token] = true
+	if m.macs == nil {
+		m.macs = map[uint64][16]byte{}
+	}
+	m.macs[b.Events[0].Batch] = b.MAC
 	for _, e := range b.Events {
 		c := *e
 		m.events = append(m.events, &c)
@@ -310,7 +315,7 @@ func (m *inMemory) Unsealed(_ context.Context, log string, last uint64) ([]uint6
 	return out, nil
 }
 
-func (m *inMemory) Leaves(_ context.Context, _ string, batch uint64) (leaves []ledger.Hash, month uint16, err error) {
+func (m *inMemory) Leaves(_ context.Context, _ string, batch uint64) (leaves []ledger.Hash, month uint16, mac [16]byte, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range m.events {
@@ -318,7 +323,7 @@ func (m *inMemory) Leaves(_ context.Context, _ string, batch uint64) (leaves []l
 			leaves, month = append(leaves, ledger.Leaf(event.AppendRow(nil, e))), e.ExpiresMonth
 		}
 	}
-	return leaves, month, nil
+	return leaves, month, m.macs[batch], nil
 }
 
 func (m *inMemory) Rival(_ context.Context, log string, last uint64, since time.Time) (string, error) {

@@ -2,7 +2,9 @@ package ingest
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -33,6 +35,7 @@ var ErrContradiction = errors.New("the log in the store is not the one that was 
 // tree belongs to one goroutine, first the one that opens the log, then the notary.
 type ownLog struct {
 	key    *ledger.Key
+	macKey []byte
 	store  Store
 	tree   *ledger.Tree
 	newest atomic.Pointer[checkpoint]
@@ -57,7 +60,7 @@ const cachedNodes = 200_000
 // the tree; what is remembered elsewhere is the log's own past. It says when the
 // last entry was sealed.
 func openLog(ctx context.Context, s Store, key *ledger.Key, statements, remembered []string, now time.Time) (l *ownLog, sealedAt int64, err error) {
-	l = &ownLog{key: key, store: s, tree: ledger.NewTree()}
+	l = &ownLog{key: key, macKey: key.Derive("batch mac"), store: s, tree: ledger.NewTree()}
 	l.nodes, _ = simplelru.NewLRU[ledger.NodeID, ledger.Hash](cachedNodes, nil)
 	l.newest.Store(&checkpoint{})
 	id := key.LogID()
@@ -202,6 +205,17 @@ func (l *ownLog) Consistency(ctx context.Context, from, to uint64) ([]ledger.Has
 	})
 }
 
+// mac is what only who has the log's key can make of a batch: HMAC-SHA-256 over its
+// number, its size, its month of expiry and its root, cut to 128 bits. It is stored
+// with the events, so that a batch which is found unsealed is known to be our own.
+func (l *ownLog) mac(e *ledger.Entry) (mac [16]byte) {
+	h := hmac.New(sha256.New, l.macKey)
+	fmt.Fprintf(h, "%s %d %d %d ", e.LogID, e.Batch, e.Events, e.ExpiresMonth)
+	h.Write(e.Root[:])
+	copy(mac[:], h.Sum(nil))
+	return mac
+}
+
 // unsealed are the entries of batches that were stored but not sealed when an
 // earlier run of this log ended. They come next, and nothing of them was
 // acknowledged: sealing them is what that run would have done.
@@ -216,12 +230,17 @@ func (l *ownLog) unsealed(ctx context.Context, sealedAt int64) ([]unsigned, erro
 		if number != l.tree.Size()+uint64(i)+1 {
 			return nil, fmt.Errorf("seal what was stored last: batch %d of log %q has no predecessor: somebody changed the store by hand; see what is wrong with 'mcpaudit verify'", number, id)
 		}
-		leaves, month, err := l.store.Leaves(ctx, id, number)
+		leaves, month, mac, err := l.store.Leaves(ctx, id, number)
 		if err != nil {
 			return nil, fmt.Errorf("seal what was stored last: %w; see what is wrong with 'mcpaudit verify'", err)
 		}
-		out = append(out, unsigned{&ledger.Entry{Format: ledger.Format, Kind: ledger.KindRecovered, LogID: id, Batch: number, SealedAt: sealedAt,
-			Schema: event.Schema, Events: uint32(len(leaves)), Root: ledger.Root(leaves), ExpiresMonth: month}, store.Tags(leaves)})
+		e := &ledger.Entry{Format: ledger.Format, Kind: ledger.KindRecovered, LogID: id, Batch: number, SealedAt: sealedAt,
+			Schema: event.Schema, Events: uint32(len(leaves)), Root: ledger.Root(leaves), ExpiresMonth: month}
+		if want := l.mac(e); !hmac.Equal(mac[:], want[:]) {
+			return nil, fmt.Errorf("seal what was stored last: batch %d of log %q was not stored by this service: somebody inserted or changed its %d events while it was away. "+
+				"They were acknowledged to nobody; look at them, then delete them by hand: ALTER TABLE events DELETE WHERE log_id = '%s' AND batch > %d", number, id, len(leaves), id, l.tree.Size())
+		}
+		out = append(out, unsigned{e, store.Tags(leaves)})
 	}
 	return out, nil
 }

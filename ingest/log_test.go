@@ -88,22 +88,25 @@ func TestPromise4AStoreThatWasSetBackIsNotWrittenOn(t *testing.T) {
 }
 
 // Who can write to the store while the service is away can leave a batch that looks
-// like one that was not sealed in time. It is sealed as what it is; anything else is
-// refused.
-func TestWhatIsFoundUnsealedMustBeAWholeBatch(t *testing.T) {
-	for name, do := range map[string]string{
-		"a hole between batches": "batch + 2, leaf", "a hole in a batch": "batch + 1, leaf + 1",
+// like one that was not sealed in time. Only what the service has stored itself is
+// sealed.
+func TestPromise4WhatSomebodyElseStoredIsNotSealed(t *testing.T) {
+	for name, c := range map[string]struct{ place, mac, says string }{
+		"a hole between batches": {"batch + 2, leaf", "batch_mac", "has no predecessor: somebody changed the store by hand"},
+		"a hole in a batch":      {"batch + 1, leaf + 1", "batch_mac", "somebody changed the store by hand"},
+		"a batch without a MAC":  {"batch + 1, leaf", "''", "was not stored by this service"},
+		"another batch's MAC":    {"batch + 1, leaf", "batch_mac", "was not stored by this service"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := storetest.Open(t, t.TempDir())
 			p := start(t, quick, s)
 			p.submit(t, these("a", 1, 2)...)
 			p.stop()
-			moved := strings.Replace(store.EventColumns, "`batch`, `leaf`", do, 1)
-			storetest.Exec(t, s, "INSERT INTO events SELECT "+moved+" FROM events")
+			moved := strings.Replace(store.EventColumns, "`batch`, `leaf`", c.place, 1)
+			storetest.Exec(t, s, "INSERT INTO events SELECT "+moved+", "+c.mac+" FROM events")
 			cfg := quick
 			cfg.Key = testKey
-			if err := runUntil(t, cfg, s); err == nil || !strings.Contains(err.Error(), "somebody changed the store by hand; see what is wrong with 'mcpaudit verify'") {
+			if err := runUntil(t, cfg, s); err == nil || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("Run: %v", err)
 			}
 		})

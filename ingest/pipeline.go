@@ -118,8 +118,8 @@ type Store interface {
 	Nodes(ctx context.Context, logID string) ledger.Nodes
 	// Unsealed are the batches after last that are stored, ascending.
 	Unsealed(ctx context.Context, logID string, last uint64) ([]uint64, error)
-	// Leaves are the leaf hashes of a stored batch, and when it expires.
-	Leaves(ctx context.Context, logID string, batch uint64) (leaves []ledger.Hash, month uint16, err error)
+	// Leaves are the leaf hashes of a stored batch, when it expires, and its MAC.
+	Leaves(ctx context.Context, logID string, batch uint64) (leaves []ledger.Hash, month uint16, mac [16]byte, err error)
 	// Rival says which log another instance has written to: this log, when it has
 	// a batch after last, or another one since then; "" when there is none.
 	Rival(ctx context.Context, log string, last uint64, since time.Time) (string, error)
@@ -483,7 +483,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	p.own.Store(l)
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	s := newSealer(p, id, last, clock)
+	s := newSealer(p, l, last, clock)
 	p.ready.Store(true)
 	p.log.Info("ingest is ready", "log", id, "last_batch", last)
 

@@ -31,6 +31,7 @@ type sealed struct {
 // back from the store; the others pass it by.
 type sealer struct {
 	p      *Pipeline
+	own    *ownLog // for its MACs alone
 	logID  string
 	last   uint64 // number of the last entry
 	clock  int64  // when that was sealed, µs: entries never go back in time
@@ -40,10 +41,10 @@ type sealer struct {
 	recovery
 }
 
-func newSealer(p *Pipeline, logID string, last uint64, sealedAt int64) *sealer {
+func newSealer(p *Pipeline, l *ownLog, last uint64, sealedAt int64) *sealer {
 	// The size is enforced by evict, which knows what may go.
 	known, _ := simplelru.NewLRU[string, *sequence](1<<31-1, nil)
-	return &sealer{p: p, logID: logID, last: last, clock: sealedAt, known: known, recovery: newRecovery()}
+	return &sealer{p: p, own: l, logID: l.key.LogID(), last: last, clock: sealedAt, known: known, recovery: newRecovery()}
 }
 
 // run gathers and seals until ctx ends.
@@ -141,7 +142,7 @@ func (s *sealer) seal(requests []*request) []sealed {
 			Schema: event.Schema, Events: uint32(len(m.events)), Root: ledger.Root(m.leaves), ExpiresMonth: m.expires}
 		// The contents are part of the name: a number that is used again after a crash,
 		// for other events, must not be taken for the first one.
-		out = append(out, sealed{batch: store.Batch{Events: m.events, Token: fmt.Sprintf("%s/%d/%x", s.logID, m.number, e.Root[:16])}, entry: e, tags: store.Tags(m.leaves)})
+		out = append(out, sealed{batch: store.Batch{Events: m.events, Token: fmt.Sprintf("%s/%d/%x", s.logID, m.number, e.Root[:16]), MAC: s.own.mac(e)}, entry: e, tags: store.Tags(m.leaves)})
 	}
 	for _, r := range requests {
 		if r.entry == nil {

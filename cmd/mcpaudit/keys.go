@@ -119,9 +119,6 @@ statement too. Give the new verifier key to those who verify, by a way of its ow
 		if err != nil {
 			return err
 		}
-		if err := app.PublishKey(&cfg, k); err != nil {
-			return err
-		}
 		fmt.Fprintf(s.stderr, "mcpaudit: the key of log %s is a new one; restart 'mcpaudit serve' to use it. The old verifier key was %s, the new one is:\n", k.Key.LogID(), old)
 		return writeLine(s.stdout, k.Key.Verifier())
 	}

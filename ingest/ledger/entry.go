@@ -16,8 +16,7 @@ const (
 	// KindEvents seals a batch of events, before any of them was acknowledged.
 	KindEvents = "events"
 	// KindRecovered seals a batch that was stored but not sealed when the service
-	// ended: none of its events had been acknowledged. It is told apart because who
-	// can write to the store while the service is away can leave such a batch too.
+	// ended: none of its events had been acknowledged.
 	KindRecovered = "recovered"
 	// KindKey records that the log's key was replaced; the detail is the statement
 	// of rotation, see [Rotate].

@@ -141,12 +141,24 @@ func ParseRotation(statement string) (old, next string, err error) {
 
 // NewestKey is the key to which a log's first one has handed over in the end.
 func NewestKey(first string, rotations []string) string {
-	for _, r := range rotations {
-		if old, next, err := ParseRotation(r); err == nil && old == first {
-			first = next
+	for range rotations { // each hands over once
+		next := NextKey(first, rotations)
+		if next == "" {
+			break
 		}
+		first = next
 	}
 	return first
+}
+
+// NextKey is the key to which this one has handed over, "" when it has not.
+func NextKey(key string, rotations []string) string {
+	for _, r := range rotations {
+		if old, next, err := ParseRotation(r); err == nil && old == key {
+			return next
+		}
+	}
+	return ""
 }
 
 // Keys are the public keys that are trusted.

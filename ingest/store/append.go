@@ -22,6 +22,8 @@ type Batch struct {
 	// once: a batch whose first attempt was stored but reported as an error is
 	// not stored again.
 	Token string
+	// MAC authenticates the batch until it is sealed; see LeavesOf.
+	MAC [16]byte
 }
 
 // Append stores a batch, durably and once. After an error, append the same
@@ -45,9 +47,15 @@ func (s *Store) Append(ctx context.Context, b Batch) error {
 	}
 	f := filler{batch: insert, events: b.Events, texts: make([]string, len(b.Events))}
 	f.fill()
+	if f.err == nil {
+		for i := range f.texts {
+			f.texts[i] = string(b.MAC[:])
+		}
+		f.err = f.next().Append(f.texts)
+	}
 	if f.err != nil {
 		_ = insert.Abort() // nothing was sent
-		return fmt.Errorf("append batch of %d events: column %s: %w", len(b.Events), event.Columns[f.column-1].Name, f.err)
+		return fmt.Errorf("append batch of %d events: column %s: %w", len(b.Events), insertColumns[f.column-1].Name, f.err)
 	}
 	if err := insert.Send(); err != nil {
 		return fmt.Errorf("append batch of %d events: %w", len(b.Events), err)
@@ -63,7 +71,7 @@ var insertColumns = func() []clickhouse.ColumnNameAndType {
 	for _, c := range event.Columns {
 		cs = append(cs, clickhouse.ColumnNameAndType{Name: c.Name, Type: strings.ReplaceAll(c.Type, "LowCardinality(String)", "String")})
 	}
-	return cs
+	return append(cs, clickhouse.ColumnNameAndType{Name: "batch_mac", Type: "FixedString(16)"})
 }()
 
 // insertEvents and EventColumns name all columns of an event, in event.Columns'
@@ -76,7 +84,7 @@ var (
 		}
 		return strings.Join(names, ", ")
 	}()
-	insertEvents = "INSERT INTO events (" + EventColumns + ")"
+	insertEvents = "INSERT INTO events (" + EventColumns + ", batch_mac)"
 )
 
 // filler fills a batch column by column, in event.Columns' order: a row-wise

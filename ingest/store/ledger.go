@@ -310,34 +310,35 @@ func (s *Store) Unsealed(ctx context.Context, logID string, last uint64) ([]uint
 }
 
 // Leaves reads the leaf hashes of one batch as the engine computes them from the
-// stored events, in the order of their positions, and the month in which they
-// expire. The error says when they are not positions 0 to n-1 of one month, each
-// once.
-func (s *Store) Leaves(ctx context.Context, logID string, batch uint64) (leaves []ledger.Hash, month uint16, err error) {
-	rows, err := s.conn.Query(ctx, "SELECT leaf, expires_month, schema, "+LeafSQL+" FROM events WHERE log_id = {id:String} AND batch = {batch:UInt64} ORDER BY leaf",
+// stored events, in the order of their positions, the month in which they expire,
+// and the batch's MAC. The error says when they are not positions 0 to n-1 of one
+// month and one MAC, each once.
+func (s *Store) Leaves(ctx context.Context, logID string, batch uint64) (leaves []ledger.Hash, month uint16, mac [16]byte, err error) {
+	rows, err := s.conn.Query(ctx, "SELECT leaf, expires_month, schema, batch_mac, "+LeafSQL+" FROM events WHERE log_id = {id:String} AND batch = {batch:UInt64} ORDER BY leaf",
 		named("id", logID), named("batch", batch))
 	if err != nil {
-		return nil, 0, fmt.Errorf("read batch %d of log %q: %w", batch, logID, err)
+		return nil, 0, mac, fmt.Errorf("read batch %d of log %q: %w", batch, logID, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var leaf uint32
 		var expires time.Time
 		var schema uint16
-		var hash string
-		if err := rows.Scan(&leaf, &expires, &schema, &hash); err != nil {
-			return nil, 0, fmt.Errorf("read batch %d of log %q: %w", batch, logID, err)
+		var hash, text string
+		if err := rows.Scan(&leaf, &expires, &schema, &text, &hash); err != nil {
+			return nil, 0, mac, fmt.Errorf("read batch %d of log %q: %w", batch, logID, err)
 		}
 		m := uint16(expires.Unix() / 86400)
 		if len(leaves) == 0 {
 			month = m
+			copy(mac[:], text)
 		}
-		if int(leaf) != len(leaves) || m != month || schema != event.Schema || len(hash) != len(ledger.Hash{}) {
-			return nil, 0, fmt.Errorf("read batch %d of log %q: %w", batch, logID, errForeign)
+		if int(leaf) != len(leaves) || m != month || schema != event.Schema || text != string(mac[:]) || len(hash) != len(ledger.Hash{}) {
+			return nil, 0, mac, fmt.Errorf("read batch %d of log %q: %w", batch, logID, errForeign)
 		}
 		leaves = append(leaves, ledger.Hash([]byte(hash)))
 	}
-	return leaves, month, rows.Err()
+	return leaves, month, mac, rows.Err()
 }
 
 var errForeign = errors.New("its events are not as they were stored: somebody changed the store by hand")

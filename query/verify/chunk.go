@@ -237,6 +237,9 @@ func (w *walk) dropped(ctx context.Context, b *sealedBatch, d *drop) error {
 
 // eventID names an event, as it is stored.
 func (w *walk) eventID(ctx context.Context, batch uint64, at uint32) string {
+	if w.summary.GetProblems() >= maxProblems {
+		return "" // nobody is told any more
+	}
 	rows, err := w.store.Query(ctx, limits, "SELECT toString(event_id) FROM events WHERE log_id = {id:String} AND batch = {batch:UInt64} AND leaf = {leaf:UInt32} LIMIT 1",
 		store.Named("id", w.id), store.Named("batch", batch), store.Named("leaf", at))
 	if err != nil {

@@ -21,16 +21,18 @@ import (
 // the events.
 type walk struct {
 	*run
-	id    string
-	keys  *ledger.Keys
-	tree  *ledger.Tree
-	clock int64            // when the entry before was sealed
-	laws  map[uint16]*drop // what retention has dropped, by month
-	kept  []keptCheckpoint // of this log, by size
-	last  string           // the newest checkpoint whose signature is right
-	ended bool             // the numbers of the entries do not ascend by one any more
-	asked int              // how often the laws were read again
-	wrong map[act]bool     // drops that were reported
+	id     string
+	keys   *ledger.Keys
+	now    *ledger.Keys // the one that signs here, if it is trusted
+	signer string
+	tree   *ledger.Tree
+	clock  int64            // when the entry before was sealed
+	laws   map[uint16]*drop // what retention has dropped, by month
+	kept   []keptCheckpoint // of this log, by size
+	last   string           // the newest checkpoint whose signature is right
+	ended  bool             // the numbers of the entries do not ascend by one any more
+	asked  int              // how often the laws were read again
+	wrong  map[act]bool     // drops that were reported
 }
 
 // act is an entry that does something to events.
@@ -99,12 +101,45 @@ func (w *walk) trust(ctx context.Context, l store.LogInfo) error {
 			return err
 		}
 		w.keys, _ = ledger.TrustKeys(nil, nil)
+		w.sign("")
 		return w.problem(pb.VerifyProblem_CODE_SIGNATURE, l.ID, 0, "the store names no key for log %q that could be read", l.ID)
 	}
+	w.sign(l.VerifierKey)
 	if !w.keys.Logs()[l.ID] {
 		return w.problem(pb.VerifyProblem_CODE_SIGNATURE, l.ID, 0, "none of the trusted keys is of log %q; if the log is yours, name its verifier key", l.ID)
 	}
+	return w.handOvers(l, rotations)
+}
+
+// handOvers reports a trusted key of the log that it never came to: who has an earlier key could have written the log anew without
+// the hand-over.
+func (w *walk) handOvers(l store.LogInfo, rotations []string) error {
+	chain := map[string]bool{l.VerifierKey: true}
+	for key, next := l.VerifierKey, ""; ; key = next {
+		if next = ledger.NextKey(key, rotations); next == "" || chain[next] {
+			break
+		}
+		chain[next] = true
+	}
+	for _, k := range w.opt.Keys {
+		k = strings.TrimSpace(k)
+		if of, err := ledger.TrustKeys([]string{k}, nil); err != nil || !of.Logs()[l.ID] || chain[k] {
+			continue
+		}
+		if err := w.problem(pb.VerifyProblem_CODE_SIGNATURE, l.ID, 0, "the trusted key %s never signed log %q: the log is another one, or one of before that key", k, l.ID); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// sign says which key signs from here on.
+func (w *walk) sign(verifier string) {
+	w.signer = verifier
+	w.now, _ = ledger.TrustKeys(nil, nil)
+	if w.keys.Has(verifier) {
+		w.now, _ = ledger.TrustKeys([]string{verifier}, nil)
+	}
 }
 
 // checkKept checks who signed the checkpoints that were kept elsewhere.
@@ -339,10 +374,17 @@ func (w *walk) entry(r store.Sealed) (ok bool, err error) {
 	}
 	nodes := w.tree.Append(e.Leaf())
 	root := w.tree.Root()
-	claimed, err := ledger.OpenCheckpoint(r.Checkpoint, w.keys)
+	if e.Kind == ledger.KindKey { // from here on the next key signs, this entry too
+		if old, next, err := ledger.ParseRotation(e.Detail); err == nil && old == w.signer {
+			w.sign(next)
+		} else {
+			return false, changed("it hands over from a key that does not sign")
+		}
+	}
+	claimed, err := ledger.OpenCheckpoint(r.Checkpoint, w.now)
 	switch {
 	case errors.Is(err, ledger.ErrSignature) && w.keys.Logs()[w.id]:
-		err = w.problem(pb.VerifyProblem_CODE_SIGNATURE, w.id, e.Batch, "the checkpoint of entry %d is not signed by a trusted key", e.Batch)
+		err = w.problem(pb.VerifyProblem_CODE_SIGNATURE, w.id, e.Batch, "the checkpoint of entry %d is not signed by the key that signs there, or that is not trusted", e.Batch)
 	case errors.Is(err, ledger.ErrSignature):
 		err = nil // said for the whole log
 	case err != nil:
@@ -379,23 +421,35 @@ func (w *walk) entry(r store.Sealed) (ok bool, err error) {
 	switch {
 	case !e.HasEvents() && (e.Events != 0 || e.Root != ledger.EmptyRoot):
 		return false, changed("it is of kind %q and has events", e.Kind)
-	case e.Kind == ledger.KindKey:
-		if _, _, err := ledger.ParseRotation(e.Detail); err != nil {
-			return false, changed("%v", err)
-		}
+	case e.Events > maxBatch:
+		return false, changed("it says that it has %d events, which no batch has", e.Events)
 	case e.HasEvents() && e.Schema != event.Schema:
 		return false, fmt.Errorf("batch %d of log %q is of schema %d, this program knows %d: use a newer mcpaudit", e.Batch, w.id, e.Schema, event.Schema)
 	}
 	return true, nil
 }
 
+// maxBatch is more than any batch has: the service's own limit is 100,000.
+const maxBatch = 1 << 20
+
 // beyond looks for events that are in no batch of the ledger. Those of the newest
-// batches are sealed in a moment.
+// batches are sealed in a moment: what was there at first is waited for, not what
+// comes all the time.
 func (w *walk) beyond(ctx context.Context, end uint64) error {
 	if w.ended {
 		return nil // said already, and every later batch would be said again
 	}
-	for wait := time.Duration(0); ; wait += time.Second {
+	l, err := w.loose(ctx, end, math.MaxUint64)
+	if err != nil || l.events == 0 {
+		return err
+	}
+	upTo := l.last
+	for wait := time.Duration(0); l.first > 0 && wait < w.opt.Patience; wait += time.Second {
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		last, err := w.store.LastEntry(ctx, w.id)
 		if err != nil {
 			return err
@@ -403,39 +457,30 @@ func (w *walk) beyond(ctx context.Context, end uint64) error {
 		if last != nil {
 			end = max(end, last.Entry.Batch)
 		}
-		loose, err := w.loose(ctx, end)
-		if err != nil || loose.events == 0 {
+		if l, err = w.loose(ctx, end, upTo); err != nil || l.events == 0 {
 			return err
 		}
-		if wait < w.opt.Patience && loose.first > 0 {
-			select {
-			case <-time.After(time.Second):
-				continue
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		p := &pb.VerifyProblem{Code: pb.VerifyProblem_CODE_EVENT_ADDED, LogId: w.id, Batch: loose.first, EventId: loose.id, Message: fmt.Sprintf(
-			"%d events are not sealed: they are in batches from %d on, and the log ends at %d. They were added by hand; or the service was killed while it stored them, then it seals them at its next start", loose.events, loose.first, end)}
-		return w.send(p)
 	}
+	return w.send(&pb.VerifyProblem{Code: pb.VerifyProblem_CODE_EVENT_ADDED, LogId: w.id, Batch: l.first, EventId: l.id, Message: fmt.Sprintf(
+		"%d events are not sealed: they are in batches from %d on, and the log ends at %d. They were added by hand; or the service was killed while it stored them, then it seals them at its next start", l.events, l.first, end)})
 }
 
 // looseEvents are events that no entry seals.
 type looseEvents struct {
-	events, first uint64
-	id            string
+	events, first, last uint64
+	id                  string
 }
 
-func (w *walk) loose(ctx context.Context, end uint64) (l looseEvents, err error) {
-	rows, err := w.store.Query(ctx, limits, "SELECT count(), min(batch), toString(any(event_id)) FROM events WHERE log_id = {id:String} AND (batch > {end:UInt64} OR batch = 0)",
-		store.Named("id", w.id), store.Named("end", end))
+// loose are the events in batches behind end, up to a number, or in none.
+func (w *walk) loose(ctx context.Context, end, upTo uint64) (l looseEvents, err error) {
+	rows, err := w.store.Query(ctx, limits, "SELECT count(), min(batch), max(batch), toString(any(event_id)) FROM events WHERE log_id = {id:String} AND (batch > {end:UInt64} AND batch <= {to:UInt64} OR batch = 0)",
+		store.Named("id", w.id), store.Named("end", end), store.Named("to", upTo))
 	if err != nil {
 		return l, err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		if err := rows.Scan(&l.events, &l.first, &l.id); err != nil {
+		if err := rows.Scan(&l.events, &l.first, &l.last, &l.id); err != nil {
 			return l, err
 		}
 	}

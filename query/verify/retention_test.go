@@ -374,7 +374,7 @@ func TestAMonthIsNotDroppedWhenWhatIsHeldWasChanged(t *testing.T) {
 
 func TestAMonthWithEventsOfALogThatNobodyKnowsIsRefused(t *testing.T) {
 	a := filled(t, t.TempDir())
-	a.exec(t, "INSERT INTO events SELECT "+strings.Replace(store.EventColumns, "`log_id`", "'other' AS `log_id`", 1)+" FROM (SELECT * FROM events WHERE batch = 1)")
+	a.exec(t, "INSERT INTO events ("+store.EventColumns+") SELECT "+strings.Replace(store.EventColumns, "`log_id`", "'other' AS `log_id`", 1)+" FROM (SELECT * FROM events WHERE batch = 1)")
 	_, err := a.retention.ApplyRetention(t.Context(), &pb.ApplyRetentionRequest{})
 	if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), `events of log "other", which has no entries`) {
 		t.Error(err)
@@ -474,8 +474,8 @@ func TestPromise4WhatIsDoneToAReducedStoreIsFound(t *testing.T) {
 		"a drop entry is deleted":         {[]string{"ALTER TABLE ledger DELETE WHERE kind = 'drop'"}, pb.VerifyProblem_CODE_ENTRY_MISSING, ""},
 		"a drop entry is changed":         {[]string{`ALTER TABLE ledger UPDATE detail = replaceOne(detail, '"kept":6', '"kept":0') WHERE kind = 'drop'`}, pb.VerifyProblem_CODE_ENTRY_CHANGED, ""},
 		"an entry becomes a drop":         {[]string{`ALTER TABLE ledger UPDATE kind = 'drop', detail = '{"month":20879,"before":99,"events":5,"kept":0,"by":"me"}' WHERE batch = 5`, "ALTER TABLE events DROP PARTITION ID '20270201'"}, pb.VerifyProblem_CODE_ENTRY_CHANGED, ""},
-		"an event is put into the month":  {[]string{"INSERT INTO events SELECT " + strings.Replace(store.EventColumns, "`leaf`", "toUInt32(9) AS `leaf`", 1) + " FROM (SELECT * FROM events WHERE batch = 2 AND leaf = 6)"}, pb.VerifyProblem_CODE_EVENT_MISSING, "it kept fewer of them"},
-		"a held event is stored twice":    {[]string{"INSERT INTO events SELECT " + store.EventColumns + " FROM events WHERE batch = 2 AND leaf = 6"}, pb.VerifyProblem_CODE_EVENT_ADDED, "more than once"},
+		"an event is put into the month":  {[]string{"INSERT INTO events (" + store.EventColumns + ") SELECT " + strings.Replace(store.EventColumns, "`leaf`", "toUInt32(9) AS `leaf`", 1) + " FROM (SELECT * FROM events WHERE batch = 2 AND leaf = 6)"}, pb.VerifyProblem_CODE_EVENT_MISSING, "it kept fewer of them"},
+		"a held event is stored twice":    {[]string{"INSERT INTO events (" + store.EventColumns + ") SELECT " + store.EventColumns + " FROM events WHERE batch = 2 AND leaf = 6"}, pb.VerifyProblem_CODE_EVENT_ADDED, "more than once"},
 		"an older drop is made to be law": {[]string{"ALTER TABLE events DELETE WHERE batch = 2 AND leaf = 6", "ALTER TABLE kept DELETE WHERE " + kept}, pb.VerifyProblem_CODE_RETENTION, "is not what it says"},
 	} {
 		t.Run(name, func(t *testing.T) {

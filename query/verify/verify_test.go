@@ -155,7 +155,7 @@ func TestPromise4TamperEvidentWhateverIsDoneToTheStoreIsFound(t *testing.T) {
 	events := store.EventColumns
 	// insert inserts the events of a condition again, one column changed.
 	insert := func(where, column, value string) string {
-		return "INSERT INTO events SELECT " + strings.Replace(events, "`"+column+"`", value+" AS `"+column+"`", 1) + " FROM (SELECT * FROM events WHERE " + where + ")"
+		return "INSERT INTO events (" + events + ") SELECT " + strings.Replace(events, "`"+column+"`", value+" AS `"+column+"`", 1) + " FROM (SELECT * FROM events WHERE " + where + ")"
 	}
 	const third = "log_id = 'main' AND batch = 3"
 	const entries = "format, kind, log_id, batch, sealed_at, schema, events, root, expires_month, detail, nodes, checkpoint, tags"
@@ -172,14 +172,14 @@ func TestPromise4TamperEvidentWhateverIsDoneToTheStoreIsFound(t *testing.T) {
 		"a label is added":                  {[]string{"ALTER TABLE events UPDATE labels = mapConcat(labels, map('zz', 'y')) WHERE " + one}, pb.VerifyProblem_CODE_EVENT_CHANGED, 3, 2, ""},
 		"a received time is back-dated":     {[]string{"ALTER TABLE events UPDATE received_at = received_at - 1 WHERE " + one}, pb.VerifyProblem_CODE_EVENT_CHANGED, 3, 2, ""},
 		"an event is inserted in a batch":   {[]string{insert(one, "leaf", "toUInt32(5)")}, pb.VerifyProblem_CODE_EVENT_ADDED, 3, 5, "batch 3 has 5 events, and there is an event 5"},
-		"an event is inserted twice":        {[]string{"INSERT INTO events SELECT " + events + " FROM events WHERE " + one}, pb.VerifyProblem_CODE_EVENT_ADDED, 3, 2, "more than once"},
+		"an event is inserted twice":        {[]string{"INSERT INTO events (" + events + ") SELECT " + events + " FROM events WHERE " + one}, pb.VerifyProblem_CODE_EVENT_ADDED, 3, 2, "more than once"},
 		"events are inserted behind":        {[]string{insert(third, "batch", "toUInt64(8)")}, pb.VerifyProblem_CODE_EVENT_ADDED, 8, -1, "5 events are not sealed"},
 		"events are inserted before":        {[]string{insert(third, "batch", "toUInt64(0)")}, pb.VerifyProblem_CODE_EVENT_ADDED, 0, -1, "5 events are not sealed"},
 		"events of another log":             {[]string{insert(third, "log_id", "'other'")}, pb.VerifyProblem_CODE_EVENT_ADDED, 0, -1, `5 events are of log "other"`},
 		"events change places":              {[]string{"ALTER TABLE events UPDATE leaf = if(leaf = 1, 2, 1) WHERE log_id = 'main' AND batch = 3 AND leaf IN (1, 2)"}, pb.VerifyProblem_CODE_EVENT_CHANGED, 3, 1, ""},
 		"events change batches":             {[]string{"ALTER TABLE events UPDATE batch = if(batch = 2, 3, 2) WHERE log_id = 'main' AND batch IN (2, 3)"}, pb.VerifyProblem_CODE_EVENT_CHANGED, 2, 0, ""},
 		"a partition is dropped":            {[]string{"ALTER TABLE events DROP PARTITION ALL"}, pb.VerifyProblem_CODE_EVENT_MISSING, 1, 0, "all 5 events of batch 1 are missing"},
-		"a part is replaced":                {[]string{"CREATE TABLE other AS events", strings.Replace(insert("1", "principal", "'user:mallory'"), "INTO events", "INTO other", 1), "ALTER TABLE events DROP PARTITION ALL", "INSERT INTO events SELECT " + events + " FROM other"}, pb.VerifyProblem_CODE_EVENT_CHANGED, 1, 0, ""},
+		"a part is replaced":                {[]string{"CREATE TABLE other AS events", strings.Replace(insert("1", "principal", "'user:mallory'"), "INTO events", "INTO other", 1), "ALTER TABLE events DROP PARTITION ALL", "INSERT INTO events (" + events + ") SELECT " + events + " FROM other"}, pb.VerifyProblem_CODE_EVENT_CHANGED, 1, 0, ""},
 		"an entry is deleted":               {[]string{"ALTER TABLE ledger DELETE WHERE batch = 3"}, pb.VerifyProblem_CODE_ENTRY_MISSING, 3, -1, "entry 3 is missing, the next one is 4"},
 		"an entry is deleted with its rows": {[]string{"ALTER TABLE ledger DELETE WHERE batch = 3", "ALTER TABLE events DELETE WHERE batch = 3"}, pb.VerifyProblem_CODE_ENTRY_MISSING, 3, -1, ""},
 		"an entry is doubled":               {[]string{"INSERT INTO ledger SELECT " + entries + " FROM ledger WHERE batch = 3"}, pb.VerifyProblem_CODE_ENTRY_ADDED, 3, -1, "there is another entry of number 3"},

@@ -96,6 +96,10 @@ CREATE TABLE IF NOT EXISTS events
     leaf                               UInt32 CODEC(Delta, Default),
     expires_month                      Date,
     labels                             Map(LowCardinality(String), String),
+    -- Not hashed: what only the log's writer can make of a batch, the same in all its
+    -- rows. A batch that is found unsealed after a crash is the writer's own or it is
+    -- not sealed; see ingest.ownLog.
+    batch_mac                          FixedString(16),
 
     INDEX by_event_id event_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX by_session session_id TYPE bloom_filter(0.01) GRANULARITY 1,
