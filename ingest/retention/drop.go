@@ -120,6 +120,14 @@ func (s *Server) drop(ctx context.Context, m *month, holds []hold, by string) er
 	var err error
 	m.dropped = 0
 	for _, logID := range m.logs {
+		if err = s.whole(ctx, logID, m.days); err != nil {
+			break
+		}
+	}
+	for _, logID := range m.logs {
+		if err != nil {
+			break
+		}
 		var d *dropping
 		if d, err = s.recorded(ctx, logID, m.days, holds, by); err != nil {
 			break

@@ -124,7 +124,7 @@ func (s *Server) proveSome(ctx context.Context, share store.Share, held []store.
 // foreign is the refusal to drop what is not as it was sealed: whoever changed it
 // would be glad to see it go.
 func foreign(share store.Share, batch uint64) error {
-	return refuse(codes.FailedPrecondition, "drop what expires in %s: batch %d of log %q has events under a hold and is not as it was sealed. Nothing of the month is dropped; see what is wrong with 'mcpaudit verify'",
+	return refuse(codes.FailedPrecondition, "drop what expires in %s: batch %d of log %q is not as it was sealed. Nothing of the month is dropped; see what is wrong with 'mcpaudit verify'",
 		monthName(share.Month), batch, share.LogID)
 }
 
