@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 )
@@ -60,7 +61,7 @@ const cachedNodes = 200_000
 // the tree; what is remembered elsewhere is the log's own past. It says when the
 // last entry was sealed.
 func openLog(ctx context.Context, s Store, key *ledger.Key, statements, remembered []string, now time.Time) (l *ownLog, sealedAt int64, err error) {
-	l = &ownLog{key: key, macKey: key.Derive("batch mac"), store: s, tree: ledger.NewTree()}
+	l = &ownLog{key: key, macKey: key.Derive(keyfile.BatchMAC), store: s, tree: ledger.NewTree()}
 	l.nodes, _ = simplelru.NewLRU[ledger.NodeID, ledger.Hash](cachedNodes, nil)
 	l.newest.Store(&checkpoint{})
 	id := key.LogID()
@@ -208,8 +209,10 @@ func (l *ownLog) Consistency(ctx context.Context, from, to uint64) ([]ledger.Has
 // mac is what only who has the log's key can make of a batch: HMAC-SHA-256 over its
 // number, its size, its month of expiry and its root, cut to 128 bits. It is stored
 // with the events, so that a batch which is found unsealed is known to be our own.
-func (l *ownLog) mac(e *ledger.Entry) (mac [16]byte) {
-	h := hmac.New(sha256.New, l.macKey)
+func (l *ownLog) mac(e *ledger.Entry) (mac [16]byte) { return macWith(l.macKey, e) }
+
+func macWith(key []byte, e *ledger.Entry) (mac [16]byte) {
+	h := hmac.New(sha256.New, key)
 	fmt.Fprintf(h, "%s %d %d %d ", e.LogID, e.Batch, e.Events, e.ExpiresMonth)
 	h.Write(e.Root[:])
 	copy(mac[:], h.Sum(nil))
@@ -219,7 +222,7 @@ func (l *ownLog) mac(e *ledger.Entry) (mac [16]byte) {
 // unsealed are the entries of batches that were stored but not sealed when an
 // earlier run of this log ended. They come next, and nothing of them was
 // acknowledged: sealing them is what that run would have done.
-func (l *ownLog) unsealed(ctx context.Context, sealedAt int64) ([]unsigned, error) {
+func (l *ownLog) unsealed(ctx context.Context, sealedAt int64, before []byte) ([]unsigned, error) {
 	id := l.key.LogID()
 	batches, err := l.store.Unsealed(ctx, id, l.tree.Size())
 	if err != nil {
@@ -236,7 +239,8 @@ func (l *ownLog) unsealed(ctx context.Context, sealedAt int64) ([]unsigned, erro
 		}
 		e := &ledger.Entry{Format: ledger.Format, Kind: ledger.KindRecovered, LogID: id, Batch: number, SealedAt: sealedAt,
 			Schema: event.Schema, Events: uint32(len(leaves)), Root: ledger.Root(leaves), ExpiresMonth: month}
-		if want := l.mac(e); !hmac.Equal(mac[:], want[:]) {
+		want, earlier := l.mac(e), macWith(before, e)
+		if !hmac.Equal(mac[:], want[:]) && (before == nil || !hmac.Equal(mac[:], earlier[:])) {
 			return nil, fmt.Errorf("seal what was stored last: batch %d of log %q was not stored by this service: somebody inserted or changed its %d events while it was away. "+
 				"They were acknowledged to nobody; look at them, then delete them by hand: ALTER TABLE events DELETE WHERE log_id = '%s' AND batch > %d", number, id, len(leaves), id, l.tree.Size())
 		}

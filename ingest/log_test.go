@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
@@ -146,6 +147,31 @@ func TestAKeyThatTookOverGoesOnWithTheLogAndAStrangersDoesNot(t *testing.T) {
 	cfg.Key = testKey
 	if err := runUntil(t, cfg, s); err == nil || !strings.Contains(err.Error(), "mcpaudit keys rotate") {
 		t.Errorf("the old key goes on: %v", err)
+	}
+}
+
+// A batch that was stored with the key before this one, and not sealed, is our own.
+func TestAKeyIsReplacedWhileABatchIsNotSealed(t *testing.T) {
+	s := storetest.Open(t, t.TempDir())
+	p := start(t, quick, &faulty{Store: s, seals: notApplied})
+	if _, err := p.Submit(context.Background(), these("a", 1), 1); !errors.Is(err, ErrUnavailable) {
+		t.Fatal(err)
+	}
+	p.stop()
+	next := newKeyFrom(t, 2, testKey.LogID())
+	statement, err := testKey.Rotate(next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := quick
+	cfg.Key, cfg.Rotations = next, []string{statement}
+	if err := runUntil(t, cfg, s); err == nil || !strings.Contains(err.Error(), "was not stored by this service") {
+		t.Errorf("Run: %v", err)
+	}
+	cfg.MACBefore = testKey.Derive(keyfile.BatchMAC)
+	start(t, cfg, s).stop()
+	if n := len(readLedger(t, s)); n != 2 {
+		t.Errorf("%d entries", n)
 	}
 }
 

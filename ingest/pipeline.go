@@ -51,6 +51,9 @@ type Config struct {
 	// Rotations are the statements by which the log's earlier keys handed over to
 	// this one; those that the ledger lacks become part of it.
 	Rotations []string
+	// MACBefore is the secret with which the key before this one authenticated
+	// batches; nil when there was none.
+	MACBefore []byte
 	// Remembered are signed checkpoints of the log that were kept outside of the
 	// store: a store that has another past is refused.
 	Remembered []string
@@ -514,7 +517,7 @@ func (p *Pipeline) open(ctx context.Context) (*ownLog, int64, error) {
 		return nil, 0, err
 	}
 	sealedAt = max(sealedAt, p.now().UnixMicro())
-	entries, err := l.unsealed(ctx, sealedAt)
+	entries, err := l.unsealed(ctx, sealedAt, p.cfg.MACBefore)
 	if err != nil {
 		return nil, 0, err
 	}

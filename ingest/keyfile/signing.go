@@ -19,7 +19,14 @@ type Signing struct {
 	// Rotations are the statements by which the log's earlier keys handed over, up
 	// to this key, oldest first.
 	Rotations []string
+	// Before is a secret derived from the key before this one, see [BatchMAC]: a
+	// batch may have been stored with that and not sealed yet. nil for a first key.
+	Before []byte
 }
+
+// BatchMAC is the purpose ([ledger.Key.Derive]) of the secret that authenticates
+// batches until they are sealed.
+const BatchMAC = "batch mac"
 
 // signingFile is the file of a Signing: JSON, because it is one value that is
 // always replaced whole.
@@ -28,6 +35,7 @@ type signingFile struct {
 	Verifier  string   `json:"verifier_key"`
 	Secret    string   `json:"signing_key"`
 	Rotations []string `json:"rotations,omitempty"`
+	Before    []byte   `json:"batch_mac_key_before,omitempty"`
 }
 
 const (
@@ -78,7 +86,7 @@ func ReadSigning(file string) (Signing, error) {
 	if last != "" && last != key.Verifier() {
 		return bad("has statements of rotation that lead to another key")
 	}
-	return Signing{key, content.Rotations}, nil
+	return Signing{key, content.Rotations, content.Before}, nil
 }
 
 // NewSigning makes the key of a new log and keeps it in a file, which must not be
@@ -88,10 +96,10 @@ func NewSigning(file, logID string) (Signing, error) {
 	if err != nil {
 		return Signing{}, err
 	}
-	if err := writeSigning(file, signingFile{signingComment, key.Verifier(), secret, nil}, false); err != nil {
+	if err := writeSigning(file, signingFile{signingComment, key.Verifier(), secret, nil, nil}, false); err != nil {
 		return Signing{}, fmt.Errorf("make signing key: %w", err)
 	}
-	return Signing{key, nil}, nil
+	return Signing{Key: key}, nil
 }
 
 // Rotate replaces the key of a file by a new one, with the statement by which the
@@ -109,8 +117,8 @@ func Rotate(file string) (old string, now Signing, err error) {
 	if err != nil {
 		return "", Signing{}, err
 	}
-	now = Signing{key, append(was.Rotations, statement)}
-	if err := writeSigning(file, signingFile{signingComment, key.Verifier(), secret, now.Rotations}, true); err != nil {
+	now = Signing{key, append(was.Rotations, statement), was.Key.Derive(BatchMAC)}
+	if err := writeSigning(file, signingFile{signingComment, key.Verifier(), secret, now.Rotations, now.Before}, true); err != nil {
 		return "", Signing{}, fmt.Errorf("rotate signing key: %w", err)
 	}
 	return was.Key.Verifier(), now, nil

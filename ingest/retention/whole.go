@@ -1,9 +1,12 @@
 package retention
 
 import (
+	"cmp"
 	"context"
+	"encoding/hex"
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 	"time"
 
@@ -20,14 +23,14 @@ const chunkEvents = 250_000
 // gone already: whoever removed or changed it would be glad of the drop.
 func (s *Server) whole(ctx context.Context, logID string, days uint16) error {
 	share := store.Share{LogID: logID, Month: days, Before: math.MaxUint64}
-	reduced, err := s.reducedBefore(ctx, logID, days)
+	law, err := s.lawOf(ctx, share)
 	if err != nil {
 		return err
 	}
 	var chunk []*ledger.Entry
 	events := uint64(0)
 	settle := func() error {
-		err := s.wholeChunk(ctx, share, chunk, reduced)
+		err := s.wholeChunk(ctx, share, chunk, law)
 		chunk, events = nil, 0
 		return err
 	}
@@ -47,27 +50,64 @@ func (s *Server) whole(ctx context.Context, logID string, days uint16) error {
 	return err
 }
 
-// reducedBefore is the number up to which batches of a month were concerned by an
-// earlier drop.
-func (s *Server) reducedBefore(ctx context.Context, logID string, days uint16) (before uint64, err error) {
+// law is what the newest drop of a month that was carried out has left.
+type law struct {
+	before uint64
+	kept   map[uint64]*ledger.BatchProof // by batch
+}
+
+// lawOf finds the law of a log's share of a month; nil when nothing of it was dropped
+// yet. A drop was not carried out while all rows that it counted are there.
+func (s *Server) lawOf(ctx context.Context, share store.Share) (*law, error) {
 	drops, err := s.store.Acts(ctx, ledger.KindDrop)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	for _, e := range drops {
+	for _, e := range slices.Backward(drops) {
 		var d ledger.Drop
 		if err := ledger.ParseDetail(e.Detail, &d); err != nil {
-			return 0, fmt.Errorf("entry %d of log %q: %w", e.Batch, e.LogID, err)
+			return nil, fmt.Errorf("entry %d of log %q: %w", e.Batch, e.LogID, err)
 		}
-		if (d.Log == logID || d.Log == "" && e.LogID == logID) && d.Month == days {
-			before = max(before, d.Before)
+		if cmp.Or(d.Log, e.LogID) != share.LogID || d.Month != share.Month {
+			continue
 		}
+		events, _, _, err := s.store.CountHeld(ctx, store.Share{LogID: share.LogID, Month: share.Month, Before: d.Before}, nil)
+		if err != nil {
+			return nil, err
+		}
+		if events == d.Events+d.Kept {
+			continue
+		}
+		return s.readLaw(ctx, share, e.Batch, d)
 	}
-	return before, nil
+	return nil, nil
+}
+
+// readLaw reads what a drop has kept, which must be what its entry says.
+func (s *Server) readLaw(ctx context.Context, share store.Share, run uint64, d ledger.Drop) (*law, error) {
+	l := &law{before: d.Before, kept: map[uint64]*ledger.BatchProof{}}
+	if d.Kept == 0 {
+		return l, nil
+	}
+	texts, err := s.store.KeptProofs(ctx, share.LogID, run)
+	if err != nil {
+		return nil, err
+	}
+	if digest := ledger.Leaf(slices.Concat(texts...)); hex.EncodeToString(digest[:]) != d.KeptDigest {
+		return nil, foreign(share, d.Before)
+	}
+	for _, text := range texts {
+		p, _, err := ledger.ParseBatchProof(text)
+		if err != nil {
+			return nil, err
+		}
+		l.kept[p.Entry.Batch] = p
+	}
+	return l, nil
 }
 
 // wholeChunk checks some batches.
-func (s *Server) wholeChunk(ctx context.Context, share store.Share, chunk []*ledger.Entry, reduced uint64) error {
+func (s *Server) wholeChunk(ctx context.Context, share store.Share, chunk []*ledger.Entry, law *law) error {
 	stored := map[uint64]*store.BatchLeaves{}
 	err := s.store.Hash(ctx, store.Limits{Time: hashPatience}, share.LogID, chunk[0].Batch, chunk[len(chunk)-1].Batch, func(batch uint64, leaf uint32, hash *ledger.Hash) error {
 		b := stored[batch]
@@ -81,11 +121,6 @@ func (s *Server) wholeChunk(ctx context.Context, share store.Share, chunk []*led
 	if err != nil {
 		return err
 	}
-	var numbers []uint64
-	for _, e := range chunk {
-		numbers = append(numbers, e.Batch)
-	}
-	var kept map[uint64][][]byte
 	for _, e := range chunk {
 		b := stored[e.Batch]
 		if b == nil {
@@ -95,18 +130,14 @@ func (s *Server) wholeChunk(ctx context.Context, share store.Share, chunk []*led
 		if len(b.Positions) == int(e.Events) && ledger.Root(b.Leaves) == e.Root {
 			continue
 		}
-		if e.Batch >= reduced {
+		if law == nil || e.Batch >= law.before {
 			return foreign(share, e.Batch)
 		}
-		if kept == nil {
-			if kept, err = s.store.KeptOf(ctx, share.LogID, numbers); err != nil {
-				return err
-			}
+		p := law.kept[e.Batch]
+		if p == nil && len(b.Positions) == 0 {
+			continue // dropped whole
 		}
-		if len(b.Positions) == 0 && len(kept[e.Batch]) == 0 {
-			continue // an earlier run has dropped it, and kept nothing of it
-		}
-		if _, err := keptBefore(e, *b, kept[e.Batch]); err != nil {
+		if p == nil || p.Entry.Leaf() != e.Leaf() || !slices.Equal(p.Positions, b.Positions) || p.Check(b.Leaves) != nil {
 			return foreign(share, e.Batch)
 		}
 	}

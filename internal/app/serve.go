@@ -190,7 +190,7 @@ func newPipeline(ctx context.Context, cfg *Config, signed keyfile.Signing, s *st
 	}
 	p := ingest.New(ingest.Config{
 		MaxRows: cfg.Ingest.BatchRows, MaxAge: age, MaxBytes: cfg.Ingest.MemoryBytes, Retention: policy,
-		Key: signed.Key, Rotations: signed.Rotations, Remembered: known,
+		Key: signed.Key, Rotations: signed.Rotations, MACBefore: signed.Before, Remembered: known,
 	}, s, redactor, d.Now, d.Log, m)
 	keeping, err := anchors(cfg, own, func() string { newest, _ := p.Checkpoint(); return newest }, d.Log, m.anchored)
 	return p, keeping, err

@@ -391,6 +391,21 @@ func TestPromise4AMonthThatIsNotAsItWasSealedIsNotDropped(t *testing.T) {
 	}
 }
 
+// Nor does a second drop of the month cover what was taken from the first one's
+// leavings, with the proofs that they were kept.
+func TestPromise4ASecondDropCoversNothingUp(t *testing.T) {
+	a := filled(t, t.TempDir())
+	one := a.hold(t, `principal = "user:held"`).GetHold()
+	a.hold(t, `target = "wanted"`)
+	a.apply(t)
+	a.exec(t, "ALTER TABLE events DELETE WHERE batch = 2 AND target = 'wanted'")
+	a.exec(t, "TRUNCATE TABLE kept")
+	a.release(t, one.GetHoldId())
+	if _, err := a.retention.ApplyRetention(t.Context(), &pb.ApplyRetentionRequest{}); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "is not as it was sealed") {
+		t.Errorf("apply: %v", err)
+	}
+}
+
 func TestAMonthWithEventsOfALogThatNobodyKnowsIsRefused(t *testing.T) {
 	a := filled(t, t.TempDir())
 	a.exec(t, "INSERT INTO events ("+store.EventColumns+") SELECT "+strings.Replace(store.EventColumns, "`log_id`", "'other' AS `log_id`", 1)+" FROM (SELECT * FROM events WHERE batch = 1)")
