@@ -108,7 +108,8 @@ func (s *sealer) gather(ctx context.Context, requests []*request) []*request {
 // batch of the month in which it expires, of which there are as many as tenants
 // differ in how long their events are kept. The requests wait for the last batch.
 func (s *sealer) seal(requests []*request) []sealed {
-	now := s.p.now()
+	// By a clock that went back, events would expire before their time.
+	now := time.UnixMicro(max(s.p.now().UnixMicro(), s.clock))
 	var months []*month
 	for _, r := range requests {
 		for i, e := range r.events {

@@ -73,9 +73,25 @@ which is always compared.`,
 		if v.from, v.to, err = p.bounds(s.now()); err != nil {
 			return fmt.Errorf("verify: %w", err)
 		}
-		v.address, v.remote = *address, cmd.Flags().Changed("service")
+		v.address, v.remote = *address, cmd.Flags().Changed("service") || s.env("MCPAUDIT_SERVICE") != ""
+		given := func(names ...string) string {
+			for _, n := range names {
+				if cmd.Flags().Changed(n) {
+					return "--" + n
+				}
+			}
+			return ""
+		}
 		if len(args) == 1 {
+			if name := given("receipt", "anchor", "event", "since", "until", "direct", "watch", "every", "service"); name != "" {
+				return fmt.Errorf("verify: a bundle is verified as it is; leave out %s", name)
+			}
 			return v.bundle(args[0])
+		}
+		if v.event != "" {
+			if name := given("receipt", "anchor", "since", "until", "direct", "watch"); name != "" {
+				return fmt.Errorf("verify: --event proves one event through the service; leave out %s", name)
+			}
 		}
 		if err := v.trust(); err != nil {
 			return fmt.Errorf("verify: %w", err)
@@ -123,6 +139,9 @@ func (v *verification) trust() error {
 		}
 		if err != nil {
 			return err
+		}
+		if len(keys) == 0 {
+			return fmt.Errorf("--key %s has no verifier key in it", printable(k, 100))
 		}
 		v.trusted = append(v.trusted, keys...)
 	}
@@ -219,13 +238,36 @@ func (v *verification) through(ctx context.Context, kept []string, r *found) (*p
 		return nil, err
 	}
 	defer c.conn.Close()
-	req := &pb.VerifyStoreRequest{Checkpoints: kept, VerifierKeys: v.trusted}
+	first := kept[:min(len(kept), checkpointsAtOnce)]
+	req := &pb.VerifyStoreRequest{Checkpoints: first, VerifierKeys: v.trusted}
 	if !v.from.IsZero() {
 		req.StartTime = timestamppb.New(v.from)
 	}
 	if !v.to.IsZero() {
 		req.EndTime = timestamppb.New(v.to)
 	}
+	sum, err := v.ask(ctx, c, req, r)
+	// More checkpoints than a request has room for: the log is followed again for
+	// them, and no event is hashed again.
+	for rest := kept[len(first):]; err == nil && len(rest) > 0; {
+		first = rest[:min(len(rest), checkpointsAtOnce)]
+		rest = rest[len(first):]
+		never := timestamppb.New(time.Unix(0, 0))
+		var more *pb.VerifySummary
+		if more, err = v.ask(ctx, c, &pb.VerifyStoreRequest{Checkpoints: first, VerifierKeys: v.trusted, StartTime: never, EndTime: never}, r); err == nil {
+			sum.Checkpoints += more.GetCheckpoints()
+			sum.Problems += more.GetProblems()
+		}
+	}
+	return sum, err
+}
+
+// checkpointsAtOnce is how many checkpoints, of some 200 bytes, a request has room
+// for.
+const checkpointsAtOnce = 10_000
+
+// ask has the service verify once.
+func (v *verification) ask(ctx context.Context, c *service, req *pb.VerifyStoreRequest, r *found) (*pb.VerifySummary, error) {
 	stream, err := pb.NewLedgerServiceClient(c.conn).VerifyStore(ctx, req)
 	for {
 		var resp *pb.VerifyStoreResponse
@@ -290,7 +332,7 @@ func (v *verification) print(sum *pb.VerifySummary, took time.Duration) error {
 		lines = append(lines, fmt.Sprintf("%s were dropped by retention, lawfully", count(n, "event")))
 	}
 	if n := sum.GetCheckpoints(); n > 0 {
-		lines = append(lines, fmt.Sprintf("%s that were kept elsewhere: the log agrees", count(n, "checkpoint")))
+		lines = append(lines, fmt.Sprintf("the log agrees with %s kept elsewhere", count(n, "checkpoint")))
 	}
 	for _, signed := range sum.GetNewest() {
 		if c, err := ledger.PeekCheckpoint(signed); err == nil {
@@ -300,12 +342,28 @@ func (v *verification) print(sum *pb.VerifySummary, took time.Duration) error {
 	switch {
 	case sum.GetProblems() > 0:
 		lines = append(lines, out.paint(alarm, fmt.Sprintf("NOT VERIFIED: %s", count(sum.GetProblems(), "problem"))))
-	case len(v.trusted) == 0:
-		lines = append(lines, out.paint(green, "verified")+", with the keys that the store itself names; --key says which to trust")
 	default:
-		lines = append(lines, out.paint(green, "verified"))
+		lines = append(lines, out.paint(green, "verified")+v.caveats("the store"))
 	}
 	return writeLine(out, strings.Join(lines, "\n"))
+}
+
+// caveats are what a good result does not say.
+func (v *verification) caveats(whose string) string {
+	text := ""
+	if !v.from.IsZero() || !v.to.IsZero() {
+		text = ", of the events only those that were sealed"
+		if !v.from.IsZero() {
+			text += " from " + v.from.UTC().Format(time.RFC3339) + " on"
+		}
+		if !v.to.IsZero() {
+			text += " before " + v.to.UTC().Format(time.RFC3339)
+		}
+	}
+	if len(v.trusted) == 0 {
+		text += ", with the keys that " + whose + " itself names; --key says which to trust"
+	}
+	return text
 }
 
 func entries(n uint64) string {
@@ -337,7 +395,7 @@ func (v *verification) one(ctx context.Context) error {
 		return writeJSON(v.s.stdout, p)
 	}
 	out := v.s.screen(v.s.stdout)
-	return writeLine(out, fmt.Sprintf("event %s is event %d of batch %d, which is in log %s of %d entries, root %s\n%s", e.EventID, e.Leaf, e.Batch, at.LogID, at.Size, at.Root, out.paint(green, "verified")))
+	return writeLine(out, fmt.Sprintf("event %s is event %d of batch %d, which is in log %s of %d entries, root %s\n%s", e.EventID, e.Leaf, e.Batch, at.LogID, at.Size, at.Root, out.paint(green, "verified")+v.caveats("the service")))
 }
 
 // bundle verifies an export, offline.
@@ -371,10 +429,7 @@ func (v *verification) bundle(dir string) error {
 			return err
 		}
 	}
-	if report.OwnKeys {
-		return writeLine(out, out.paint(green, "verified"), ", with the keys that the bundle itself names; --key says which to trust")
-	}
-	return writeLine(out, out.paint(green, "verified"))
+	return writeLine(out, out.paint(green, "verified"), v.caveats("the bundle"))
 }
 
 // bundleJSON is what became of a bundle as one JSON object.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
 
@@ -24,7 +25,8 @@ func (v *verification) again(ctx context.Context) error {
 	w := &watcher{v: v, emitter: "mcpaudit-verify-" + hex.EncodeToString(noise[:]), said: map[string]bool{}}
 	for {
 		err := v.once(ctx)
-		if _, wrong := err.(exitStatus); err != nil && !wrong && ctx.Err() == nil {
+		var wrong exitStatus
+		if err != nil && !errors.As(err, &wrong) && ctx.Err() == nil {
 			fmt.Fprintf(v.s.stderr, "mcpaudit: %v; trying again in %v\n", err, v.every)
 		}
 		if err := w.tell(ctx); err != nil && ctx.Err() == nil {

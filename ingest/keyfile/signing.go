@@ -132,7 +132,7 @@ func writeSigning(file string, content signingFile, replace bool) error {
 		return errors.New("encode the key file") // the cause might have the key
 	}
 	dir := filepath.Dir(file)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	f, err := os.CreateTemp(dir, "signing-*.tmp") // mode 0600

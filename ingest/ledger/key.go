@@ -73,8 +73,8 @@ func (k *Key) Verifier() string { return k.verifier }
 
 func (k *Key) String() string { return k.verifier }
 
-// GoString keeps %#v from printing the secret.
-func (k *Key) GoString() string { return k.verifier }
+// Format keeps every verb from printing the secret.
+func (k *Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.verifier) }
 
 // Derive makes a secret of 32 bytes for another purpose than signing, the same
 // each time for the same purpose (HKDF-SHA-256, RFC 5869).

@@ -51,8 +51,8 @@ type Store interface {
 	CountHeld(ctx context.Context, share store.Share, holds []store.Condition) (events, held uint64, each []uint64, err error)
 	// CountMatching counts all events of which a condition is true.
 	CountMatching(ctx context.Context, c store.Condition) (uint64, error)
-	// Hash computes the leaf hashes of a log's batches, in no order.
-	Hash(ctx context.Context, l store.Limits, logID string, from, to uint64, f func(batch uint64, leaf uint32, hash *ledger.Hash) error) error
+	// Rows reads the canonical bytes of events, in no order.
+	Rows(ctx context.Context, l store.Limits, where string, args []any, f func(batch uint64, leaf uint32, row []byte) error) error
 	// Held are the positions of a share's events of which a condition is true.
 	Held(ctx context.Context, share store.Share, c store.Condition) ([]store.BatchLeaves, error)
 	// LeavesOf computes the leaf hashes of batches of a share.

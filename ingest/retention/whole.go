@@ -109,13 +109,14 @@ func (s *Server) readLaw(ctx context.Context, share store.Share, run uint64, d l
 // wholeChunk checks some batches.
 func (s *Server) wholeChunk(ctx context.Context, share store.Share, chunk []*ledger.Entry, law *law) error {
 	stored := map[uint64]*store.BatchLeaves{}
-	err := s.store.Hash(ctx, store.Limits{Time: hashPatience}, share.LogID, chunk[0].Batch, chunk[len(chunk)-1].Batch, func(batch uint64, leaf uint32, hash *ledger.Hash) error {
+	args := []any{store.Named("id", share.LogID), store.Named("from", chunk[0].Batch), store.Named("to", chunk[len(chunk)-1].Batch), store.Named("month", uint32(share.Month))}
+	err := s.store.Rows(ctx, store.Limits{Time: hashPatience}, "expires_month = toDate({month:UInt32}) AND log_id = {id:String} AND batch BETWEEN {from:UInt64} AND {to:UInt64}", args, func(batch uint64, leaf uint32, row []byte) error {
 		b := stored[batch]
 		if b == nil {
 			b = &store.BatchLeaves{Batch: batch}
 			stored[batch] = b
 		}
-		b.Positions, b.Leaves = append(b.Positions, leaf), append(b.Leaves, *hash)
+		b.Positions, b.Leaves = append(b.Positions, leaf), append(b.Leaves, ledger.Leaf(row))
 		return nil
 	})
 	if err != nil {

@@ -98,8 +98,8 @@ func PublishKey(cfg *Config, k keyfile.Signing) error {
 	if err != nil {
 		return fmt.Errorf("publish verifier key: %w", err)
 	}
-	_, err = f.WriteString(k.Key.Verifier() + "\n")
-	if err = errors.Join(err, f.Close()); err != nil {
+	_, err = f.WriteString("\n" + k.Key.Verifier() + "\n") // behind a line that a crash has torn, too
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("publish verifier key: %w", err)
 	}
 	return nil

@@ -75,25 +75,54 @@ func TestABundleAfterRetentionProvesWhatIsLeft(t *testing.T) {
 	}
 	s.seal(t, randomEvents(50, 4)...)
 	s.entry(t, &ledger.Entry{Kind: ledger.KindDrop, Detail: ledger.Detail(ledger.Drop{Month: old, Before: 4, Events: 15, Kept: 3, By: "schedule"})})
-	// The first batch is gone, of the second three events are kept, the third is whole
-	// still: retention is at work.
+	// Of the second batch three events are kept.
 	proof, err := ledger.ProveBatch(entries[1], []uint32{1, 4, 5}, leaves[1])
 	if err != nil {
 		t.Fatal(err)
 	}
 	storetest.Exec(t, s.store, fmt.Sprintf("INSERT INTO kept SELECT 'main', 2, 5, unhex('%x')", proof.Append(nil)))
-	storetest.Exec(t, s.store, "ALTER TABLE events DELETE WHERE batch = 1 OR batch = 2 AND leaf NOT IN (1, 4, 5)")
+	storetest.Exec(t, s.store, "ALTER TABLE events DELETE WHERE batch IN (1, 3) OR batch = 2 AND leaf NOT IN (1, 4, 5)")
 	for _, filter := range []string{"", "even"} {
 		files := s.export(t, &pb.ExportEventsRequest{Bundle: true, Filter: filter})
 		report, err := Verify(files, []string{s.key.Verifier()}, nil)
 		if err != nil {
 			t.Fatalf("%q: %v", filter, err)
 		}
-		if filter == "" && (report.Dropped != 9 || report.Manifest.Events != 13 || !strings.Contains(report.Proven[0], "and 9 that retention had dropped before, as the log records")) {
+		if filter == "" && (report.Dropped != 15 || report.Manifest.Events != 7 || !strings.Contains(report.Proven[0], "and 15 that retention had dropped before, as the log records")) {
 			t.Errorf("%+v", report)
 		}
 		if filter == "even" && (report.Manifest.Events == 0 || report.Manifest.Events > 8) {
 			t.Errorf("%+v", report)
+		}
+	}
+}
+
+// What a hold should have kept is missed in a bundle of everything.
+func TestABundleThatLacksWhatAHoldKeptIsRefused(t *testing.T) {
+	drops := []ledger.Drop{{Month: 7, Before: 9, Events: 15, Kept: 3}}
+	for name, c := range map[string]struct {
+		batches [][3]uint64 // number, events that are there, events that were sealed
+		drops   []ledger.Drop
+		lawful  bool
+	}{
+		"as the drop says":              {[][3]uint64{{1, 0, 6}, {2, 3, 6}, {3, 0, 6}}, drops, true},
+		"a batch kept whole":            {[][3]uint64{{1, 0, 12}, {2, 0, 3}, {3, 3, 3}}, drops, true},
+		"batches that came later":       {[][3]uint64{{1, 0, 6}, {2, 3, 6}, {3, 0, 6}, {9, 5, 5}}, drops, true},
+		"one that is held is missing":   {[][3]uint64{{1, 0, 6}, {2, 2, 6}, {3, 0, 6}}, drops, false},
+		"all that is held is":           {[][3]uint64{{1, 0, 6}, {2, 0, 6}, {3, 0, 6}}, drops, false},
+		"one more than the drop left":   {[][3]uint64{{1, 1, 6}, {2, 3, 6}, {3, 0, 6}}, drops, false},
+		"no drop":                       {[][3]uint64{{1, 5, 6}}, nil, false},
+		"a drop of before":              {[][3]uint64{{9, 5, 6}}, drops, false},
+		"a second one not carried out":  {[][3]uint64{{1, 0, 6}, {2, 3, 6}, {3, 0, 6}}, append(drops[:1:1], ledger.Drop{Month: 7, Before: 9, Events: 2, Kept: 1}), true},
+		"a second one that was":         {[][3]uint64{{1, 0, 6}, {2, 1, 6}, {3, 0, 6}}, append(drops[:1:1], ledger.Drop{Month: 7, Before: 9, Events: 2, Kept: 1}), true},
+		"less than the second one kept": {[][3]uint64{{1, 0, 6}, {2, 0, 6}, {3, 0, 6}}, append(drops[:1:1], ledger.Drop{Month: 7, Before: 9, Events: 2, Kept: 1}), false},
+	} {
+		m := &monthLeft{}
+		for _, b := range c.batches {
+			m.add(b[0], b[1], b[2])
+		}
+		if got := m.lawful(7, c.drops); got != c.lawful {
+			t.Errorf("%s: lawful %t", name, got)
 		}
 	}
 }

@@ -10,6 +10,8 @@ package export
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -90,6 +92,10 @@ type Server struct {
 // New makes the service.
 func New(cfg Config, s Store, log *slog.Logger) *Server {
 	cfg.setDefaults()
+	if len(cfg.TokenKey) == 0 { // tokens of this run alone
+		cfg.TokenKey = make([]byte, sha256.Size)
+		rand.Read(cfg.TokenKey)
+	}
 	return &Server{cfg: cfg, store: s, log: log, places: make(chan struct{}, cfg.Concurrent)}
 }
 

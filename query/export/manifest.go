@@ -108,6 +108,9 @@ func parseManifest(text string) (*Manifest, error) {
 		}
 		seen[f.Name] = true
 	}
+	if len(m.Formats) == 0 {
+		return nil, fmt.Errorf("read %s: it names no format", manifestFile)
+	}
 	for i, f := range m.Formats {
 		if !slices.Contains(Formats, f) || slices.Contains(m.Formats[:i], f) {
 			return nil, fmt.Errorf("read %s: there is no format %q; use a newer mcpaudit", manifestFile, event.ClipText(f, 40))

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // state is where an export is between two parts: what a resume token holds.
@@ -71,6 +72,11 @@ func openToken(token, key []byte) (*state, error) {
 	}
 	if !hmac.Equal(mac, tokenMAC(key, text)) {
 		return nil, errOtherToken
+	}
+	for _, f := range s.Formats {
+		if !slices.Contains(Formats, f) {
+			return nil, errOtherToken
+		}
 	}
 	return s, nil
 }

@@ -104,9 +104,54 @@ type verifiedLog struct {
 	tail       []ledger.Hash
 	tree       *logTree
 	events     uint64
-	missing    uint64            // events of batches that are incomplete
-	months     map[uint16]uint64 // of incomplete batches: the last one of each month
+	missing    uint64                // events of batches that are incomplete
+	months     map[uint16]*monthLeft // of which batches are incomplete, or could be
 	drops      []ledger.Drop
+}
+
+// monthLeft is what a bundle of everything has of the events that expire in a month.
+type monthLeft struct {
+	incomplete uint64      // the last batch that is not whole; 0 when all are
+	present    uint64      // events up to it
+	later      [][2]uint64 // whole batches behind it, and how many events each has
+}
+
+// add counts a batch.
+func (m *monthLeft) add(batch, has, whole uint64) {
+	m.later = append(m.later, [2]uint64{batch, has})
+	if has == whole {
+		return
+	}
+	for _, b := range m.later {
+		m.present += b[1]
+	}
+	m.incomplete, m.later = batch, nil
+}
+
+// before counts the events of batches before a number, which lies behind the last
+// incomplete one.
+func (m *monthLeft) before(number uint64) uint64 {
+	n := m.present
+	for _, b := range m.later {
+		if b[0] < number {
+			n += b[1]
+		}
+	}
+	return n
+}
+
+// lawful says that what is left of a month is what the newest of its drops that was
+// carried out has kept. While all that a drop counted is there, it was not.
+func (m *monthLeft) lawful(month uint16, drops []ledger.Drop) bool {
+	for _, d := range slices.Backward(drops) {
+		if d.Month != month || d.Before <= m.incomplete {
+			continue
+		}
+		if n := m.before(d.Before); n != d.Events+d.Kept {
+			return n == d.Kept
+		}
+	}
+	return false
 }
 
 // open reads what is signed.
@@ -139,6 +184,9 @@ func (v *verifier) open(trusted []string) error {
 	if v.keys, err = ledger.TrustKeys(trusted, rotations); err != nil {
 		return &BundleError{File: logsFile, Err: err}
 	}
+	if v.keys, err = v.newestKeys(); err != nil {
+		return &BundleError{File: logsFile, Err: err}
+	}
 	text, by, err := ledger.OpenText(string(signed), v.keys)
 	if err != nil {
 		return &BundleError{File: manifestFile, Err: err}
@@ -148,6 +196,24 @@ func (v *verifier) open(trusted []string) error {
 	}
 	v.report.Manifest, v.report.SignedBy = v.manifest, by
 	return v.openLogs()
+}
+
+// newestKeys are, of the trusted keys, those to which the logs' keys have handed over
+// in the end, as the bundle shows it: who has an earlier key signs no more. Keys of
+// logs that the bundle does not have stay.
+func (v *verifier) newestKeys() (*ledger.Keys, error) {
+	var newest []string
+	for _, l := range v.evidence {
+		k := ledger.NewestKey(l.VerifierKey, l.Rotations)
+		if !v.keys.Has(k) {
+			return nil, fmt.Errorf("log %q is signed with %s: %w", event.ClipText(l.LogID, 200), event.ClipText(k, 400), ledger.ErrSignature)
+		}
+		newest = append(newest, k)
+	}
+	if len(v.evidence) == 0 {
+		return v.keys, nil
+	}
+	return ledger.TrustKeys(newest, nil)
 }
 
 // openLogs checks the checkpoints.
@@ -167,7 +233,7 @@ func (v *verifier) openLogs() error {
 		if l.LogID != about.LogID || c.LogID != l.LogID || c.Size != about.Size || c.Root.String() != about.Root || v.logs[l.LogID] != nil {
 			return bad(logsFile, "the checkpoint of log %q is not the one that the manifest names", event.ClipText(l.LogID, 200))
 		}
-		one := &verifiedLog{checkpoint: c, about: about, tree: newLogTree(), months: map[uint16]uint64{}}
+		one := &verifiedLog{checkpoint: c, about: about, tree: newLogTree(), months: map[uint16]*monthLeft{}}
 		for _, text := range l.Tail {
 			h, err := hex.DecodeString(text)
 			if err != nil || len(h) != len(ledger.Hash{}) || hex.EncodeToString(h) != text {
@@ -244,9 +310,9 @@ func (v *verifier) end() error {
 		if err != nil || root != l.checkpoint.Root {
 			return bad(logsFile, "log %q: the batches are not those of the checkpoint", about.LogID)
 		}
-		for month, last := range l.months {
-			if !slices.ContainsFunc(l.drops, func(d ledger.Drop) bool { return d.Month == month && d.Before > last }) {
-				return bad(manifestFile, "log %q: batch %d is incomplete, and no entry of the log says that retention dropped events of it", about.LogID, last)
+		for month, left := range l.months {
+			if left.incomplete > 0 && !left.lawful(month, l.drops) {
+				return bad(manifestFile, "log %q: batch %d is incomplete, and what is left of the events that expire in its month is not what an entry of the log says that retention has left of them", about.LogID, left.incomplete)
 			}
 		}
 		v.report.Dropped += l.missing
@@ -288,6 +354,9 @@ func counted(events uint64) string {
 
 // readWhole reads a small file.
 func readWhole(bundle fs.FS, name string, most int64) ([]byte, error) {
+	if info, err := fs.Stat(bundle, name); err == nil && !info.Mode().IsRegular() { // a pipe would be waited for
+		return nil, bad(name, "it is no file")
+	}
 	f, err := bundle.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, bad(name, "the file is missing")

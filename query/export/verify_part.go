@@ -167,9 +167,13 @@ func (v *verifier) entry(r *record) error {
 	if len(r.skipped) > 0 {
 		return fmt.Errorf("log %q: the manifest says that the bundle has everything, and entries before %d are left out", e.LogID, e.Batch)
 	}
-	if n := uint64(e.Events) - uint64(len(r.proof.Positions)); e.HasEvents() && n > 0 {
-		l.missing += n
-		l.months[e.ExpiresMonth] = max(l.months[e.ExpiresMonth], e.Batch)
+	if e.HasEvents() {
+		has, whole := uint64(len(r.proof.Positions)), uint64(e.Events)
+		l.missing += whole - has
+		if l.months[e.ExpiresMonth] == nil {
+			l.months[e.ExpiresMonth] = &monthLeft{}
+		}
+		l.months[e.ExpiresMonth].add(e.Batch, has, whole)
 	}
 	return nil
 }
@@ -259,6 +263,9 @@ type bundleFile struct {
 }
 
 func (v *verifier) openFile(about File) (*bundleFile, error) {
+	if info, err := fs.Stat(v.bundle, about.Name); err == nil && !info.Mode().IsRegular() {
+		return nil, bad(about.Name, "it is no file")
+	}
 	f, err := v.bundle.Open(about.Name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, bad(about.Name, "the file is missing")

@@ -21,6 +21,14 @@ func Event(p *pb.GetEventProofResponse, trusted []string) (*event.Event, ledger.
 	if err != nil {
 		return nil, none, err
 	}
+	// Who has an earlier key of the log signs no more.
+	newest := ledger.NewestKey(p.GetVerifierKey(), p.GetRotations())
+	if !keys.Has(newest) {
+		return nil, none, ledger.ErrSignature
+	}
+	if keys, err = ledger.TrustKeys([]string{newest}, nil); err != nil {
+		return nil, none, err
+	}
 	c, err := ledger.OpenCheckpoint(p.GetCheckpoint(), keys)
 	if err != nil {
 		return nil, none, err

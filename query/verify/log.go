@@ -23,8 +23,8 @@ type walk struct {
 	*run
 	id     string
 	keys   *ledger.Keys
-	now    *ledger.Keys // the one that signs here, if it is trusted
-	signer string
+	chain  []string // the log's keys, each of which handed over to the next
+	signer int      // which of them signs here
 	tree   *ledger.Tree
 	clock  int64            // when the entry before was sealed
 	laws   map[uint16]*drop // what retention has dropped, by month
@@ -101,29 +101,29 @@ func (w *walk) trust(ctx context.Context, l store.LogInfo) error {
 			return err
 		}
 		w.keys, _ = ledger.TrustKeys(nil, nil)
-		w.sign("")
 		return w.problem(pb.VerifyProblem_CODE_SIGNATURE, l.ID, 0, "the store names no key for log %q that could be read", l.ID)
 	}
-	w.sign(l.VerifierKey)
+	w.chain = []string{l.VerifierKey}
 	if !w.keys.Logs()[l.ID] {
 		return w.problem(pb.VerifyProblem_CODE_SIGNATURE, l.ID, 0, "none of the trusted keys is of log %q; if the log is yours, name its verifier key", l.ID)
 	}
 	return w.handOvers(l, rotations)
 }
 
-// handOvers reports a trusted key of the log that it never came to: who has an earlier key could have written the log anew without
-// the hand-over.
+// handOvers follows the log's key to what it handed over to, and reports a trusted
+// key of the log that it never came to: who has an earlier key could have written the
+// log anew without the hand-over.
 func (w *walk) handOvers(l store.LogInfo, rotations []string) error {
-	chain := map[string]bool{l.VerifierKey: true}
-	for key, next := l.VerifierKey, ""; ; key = next {
-		if next = ledger.NextKey(key, rotations); next == "" || chain[next] {
+	for range rotations {
+		next := ledger.NextKey(w.chain[len(w.chain)-1], rotations)
+		if next == "" || slices.Contains(w.chain, next) {
 			break
 		}
-		chain[next] = true
+		w.chain = append(w.chain, next)
 	}
 	for _, k := range w.opt.Keys {
 		k = strings.TrimSpace(k)
-		if of, err := ledger.TrustKeys([]string{k}, nil); err != nil || !of.Logs()[l.ID] || chain[k] {
+		if of, err := ledger.TrustKeys([]string{k}, nil); err != nil || !of.Logs()[l.ID] || slices.Contains(w.chain, k) {
 			continue
 		}
 		if err := w.problem(pb.VerifyProblem_CODE_SIGNATURE, l.ID, 0, "the trusted key %s never signed log %q: the log is another one, or one of before that key", k, l.ID); err != nil {
@@ -133,13 +133,36 @@ func (w *walk) handOvers(l store.LogInfo, rotations []string) error {
 	return nil
 }
 
-// sign says which key signs from here on.
-func (w *walk) sign(verifier string) {
-	w.signer = verifier
-	w.now, _ = ledger.TrustKeys(nil, nil)
-	if w.keys.Has(verifier) {
-		w.now, _ = ledger.TrustKeys([]string{verifier}, nil)
+// open opens an entry's checkpoint with the key that signs there: the one that signed
+// before it or a later one of the chain, never an earlier one.
+func (w *walk) open(signed string) (ledger.Checkpoint, error) {
+	for i, k := range w.chain[w.signer:] {
+		if !w.keys.Has(k) {
+			continue
+		}
+		one, err := ledger.TrustKeys([]string{k}, nil)
+		if err != nil {
+			return ledger.Checkpoint{}, err
+		}
+		c, err := ledger.OpenCheckpoint(signed, one)
+		if !errors.Is(err, ledger.ErrSignature) {
+			w.signer += i
+			return c, err
+		}
 	}
+	return ledger.Checkpoint{}, ledger.ErrSignature
+}
+
+// handOver is an entry that says which key comes next. It and what follows is signed
+// by that one, or by a later one when several took over at once.
+func (w *walk) handOver(e *ledger.Entry) bool {
+	old, next, err := ledger.ParseRotation(e.Detail)
+	at := slices.Index(w.chain, next)
+	if err != nil || at < 1 || w.chain[at-1] != old {
+		return false
+	}
+	w.signer = max(w.signer, at)
+	return true
 }
 
 // checkKept checks who signed the checkpoints that were kept elsewhere.
@@ -374,14 +397,10 @@ func (w *walk) entry(r store.Sealed) (ok bool, err error) {
 	}
 	nodes := w.tree.Append(e.Leaf())
 	root := w.tree.Root()
-	if e.Kind == ledger.KindKey { // from here on the next key signs, this entry too
-		if old, next, err := ledger.ParseRotation(e.Detail); err == nil && old == w.signer {
-			w.sign(next)
-		} else {
-			return false, changed("it hands over from a key that does not sign")
-		}
+	if e.Kind == ledger.KindKey && !w.handOver(e) {
+		return false, changed("it hands over from a key that is not the log's")
 	}
-	claimed, err := ledger.OpenCheckpoint(r.Checkpoint, w.now)
+	claimed, err := w.open(r.Checkpoint)
 	switch {
 	case errors.Is(err, ledger.ErrSignature) && w.keys.Logs()[w.id]:
 		err = w.problem(pb.VerifyProblem_CODE_SIGNATURE, w.id, e.Batch, "the checkpoint of entry %d is not signed by the key that signs there, or that is not trusted", e.Batch)

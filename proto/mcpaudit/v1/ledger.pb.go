@@ -912,14 +912,16 @@ type VerifySummary struct {
 	Entries uint64 `protobuf:"varint,2,opt,name=entries,proto3" json:"entries,omitempty"`
 	// Logs.
 	Logs uint32 `protobuf:"varint,3,opt,name=logs,proto3" json:"logs,omitempty"`
-	// Problems, also those that were not sent: the first 1000 of each log are.
+	// Problems, also those that were not sent: the first 1000 are.
 	Problems uint64 `protobuf:"varint,4,opt,name=problems,proto3" json:"problems,omitempty"`
 	// Events that retention dropped lawfully.
 	Dropped uint64 `protobuf:"varint,5,opt,name=dropped,proto3" json:"dropped,omitempty"`
 	// Kept checkpoints that the logs agree with.
 	Checkpoints uint64 `protobuf:"varint,6,opt,name=checkpoints,proto3" json:"checkpoints,omitempty"`
 	// The newest checkpoints, one a log: what was proven is proven up to these.
-	Newest        []string `protobuf:"bytes,7,rep,name=newest,proto3" json:"newest,omitempty"`
+	Newest []string `protobuf:"bytes,7,rep,name=newest,proto3" json:"newest,omitempty"`
+	// No key was given to trust: those that the store itself names were.
+	OwnKeys       bool `protobuf:"varint,8,opt,name=own_keys,json=ownKeys,proto3" json:"own_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1003,6 +1005,13 @@ func (x *VerifySummary) GetNewest() []string {
 	return nil
 }
 
+func (x *VerifySummary) GetOwnKeys() bool {
+	if x != nil {
+		return x.OwnKeys
+	}
+	return false
+}
+
 var File_mcpaudit_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_mcpaudit_v1_ledger_proto_rawDesc = "" +
@@ -1080,7 +1089,7 @@ const file_mcpaudit_v1_ledger_proto_rawDesc = "" +
 	"\x12CODE_CONTRADICTION\x10\b\x12\x14\n" +
 	"\x10CODE_LOG_MISSING\x10\t\x12\x12\n" +
 	"\x0eCODE_RETENTION\x10\n" +
-	"\"\xc5\x01\n" +
+	"\"\xe0\x01\n" +
 	"\rVerifySummary\x12\x16\n" +
 	"\x06events\x18\x01 \x01(\x04R\x06events\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\x04R\aentries\x12\x12\n" +
@@ -1088,7 +1097,8 @@ const file_mcpaudit_v1_ledger_proto_rawDesc = "" +
 	"\bproblems\x18\x04 \x01(\x04R\bproblems\x12\x18\n" +
 	"\adropped\x18\x05 \x01(\x04R\adropped\x12 \n" +
 	"\vcheckpoints\x18\x06 \x01(\x04R\vcheckpoints\x12\x16\n" +
-	"\x06newest\x18\a \x03(\tR\x06newest2\xeb\x03\n" +
+	"\x06newest\x18\a \x03(\tR\x06newest\x12\x19\n" +
+	"\bown_keys\x18\b \x01(\bR\aownKeys2\xeb\x03\n" +
 	"\rLedgerService\x12Y\n" +
 	"\bListLogs\x12\x1c.mcpaudit.v1.ListLogsRequest\x1a\x1d.mcpaudit.v1.ListLogsResponse\"\x10\x82\xd3\xe4\x93\x02\n" +
 	"\x12\b/v1/logs\x12\x8f\x01\n" +
