@@ -37,6 +37,8 @@ type log struct {
 	key     *ledger.Key
 	newest  string // checkpoint
 	batches uint64
+
+	rotations []string // statements that lead to key
 }
 
 func newKey(t *testing.T, seed byte, id string) *ledger.Key {
@@ -58,7 +60,7 @@ func written(t *testing.T, batches, events int) *log {
 
 func (l *log) write(t *testing.T, batches, events int) {
 	t.Helper()
-	cfg := ingest.Config{Key: l.key, MaxAge: time.Microsecond, Retention: ingest.Retention{Default: 12, Tenants: map[string]int{"short": 1}}}
+	cfg := ingest.Config{Key: l.key, Rotations: l.rotations, MaxAge: time.Microsecond, Retention: ingest.Retention{Default: 12, Tenants: map[string]int{"short": 1}}}
 	p := ingest.New(cfg, l.Store, leaveAlone{}, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)), unwatched{})
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -238,6 +240,65 @@ func TestPromise4ALogThatWasMadeAnewWithAnotherKeyIsFound(t *testing.T) {
 	}
 	if !codes[pb.VerifyProblem_CODE_SIGNATURE] || !codes[pb.VerifyProblem_CODE_CONTRADICTION] {
 		t.Errorf("found %v, %v", s, r.problems)
+	}
+}
+
+// rotate replaces the key.
+func (l *log) rotate(t *testing.T, seed byte) (old *ledger.Key) {
+	t.Helper()
+	old, l.key = l.key, newKey(t, seed, "main")
+	statement, err := old.Rotate(l.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.rotations = append(l.rotations, statement)
+	return old
+}
+
+// A key may be replaced several times before a start, which then signs the entries of
+// all hand-overs with the last.
+func TestKeysThatTookOverAreFollowed(t *testing.T) {
+	l := written(t, 2, 5)
+	one := l.rotate(t, 2)
+	two := l.rotate(t, 3)
+	l.write(t, 2, 5)
+	three := l.rotate(t, 4)
+	l.write(t, 1, 5)
+	for _, keys := range [][]*ledger.Key{{one}, {two}, {three}, {l.key}, {one, l.key}, {l.key, three, two, one}} {
+		var opt verify.Options
+		for _, k := range keys {
+			opt.Keys = append(opt.Keys, k.Verifier())
+		}
+		if s, r := l.verify(t, opt); s.GetProblems() != 0 || s.GetEntries() != 2+2+2+1+1 {
+			t.Errorf("with %v: %v, %v", keys, s, r.problems)
+		}
+	}
+	// A key that was published and has signed nothing yet.
+	ahead := newKey(t, 9, "main")
+	if s, _ := l.verify(t, verify.Options{Keys: []string{l.key.Verifier(), ahead.Verifier()}}); s.GetProblems() != 1 {
+		t.Errorf("a trusted key that the log never came to: %v", s)
+	}
+}
+
+// Who has a key that handed over can't go on behind the hand-over, nor write the log
+// anew with it.
+func TestPromise4AKeyThatHandedOverSignsNoMore(t *testing.T) {
+	l := written(t, 2, 5)
+	old := l.rotate(t, 2)
+	l.write(t, 2, 5)
+	newest := l.key.Verifier()
+	for _, table := range []string{"events", "ledger", "logs"} {
+		l.exec(t, "TRUNCATE TABLE "+table)
+	}
+	forged := &log{Store: l.Store, key: old}
+	forged.write(t, 3, 5)
+	if s, _ := forged.verify(t, verify.Options{}); s.GetProblems() != 0 {
+		t.Fatalf("the forged log does not agree with itself: %v", s)
+	}
+	for _, keys := range [][]string{{newest}, {newest, old.Verifier()}} {
+		if s, _ := l.verify(t, verify.Options{Keys: keys}); s.GetProblems() == 0 {
+			t.Errorf("with %q: %v", keys, s)
+		}
 	}
 }
 
