@@ -29,7 +29,7 @@ test: setup ## all tests
 	go test ./...
 
 race: setup ## the tests of everything concurrent under the race detector
-	go test -race ./ingest ./ingest/emit/... ./ingest/rpc ./ingest/store/... ./ingest/wrap ./internal/app ./query
+	go test -race ./ingest ./ingest/anchor/... ./ingest/emit/... ./ingest/rpc ./ingest/store/... ./ingest/wrap ./internal/app ./query
 
 fuzz: ## each fuzz target for FUZZTIME (default 10s)
 	@deploy/dev/fuzz.sh $${FUZZTIME:-10s}
