@@ -122,8 +122,8 @@ for want in [
 CHECK
 title "5. Proof: the store is what was sealed, and an export proves itself without a service"
 proofs=$(find "$work/spool" -name receipts.txt | sort | head -1)
-echo "\$ mcpaudit verify --receipt spool/…/receipts.txt"
-"$mcpaudit" verify --store.path "$work/data" --receipt "$proofs" || fail "the store does not verify"
+echo "\$ mcpaudit verify --key verifier-keys.txt --receipt spool/…/receipts.txt"
+"$mcpaudit" verify --key "$work/data.ledger/verifier-keys.txt" --receipt "$proofs" || fail "the store does not verify"
 echo "\$ mcpaudit export --bundle evidence --reason 'case 17' 'outcome = \"denied\"'"
 "$mcpaudit" export --bundle "$work/evidence" --reason 'case 17' 'outcome = "denied"'
 kill "$service" && wait "$service"

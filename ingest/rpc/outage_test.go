@@ -69,7 +69,7 @@ func TestAStreamIsReadNoFurtherThanItsWindow(t *testing.T) {
 	hold := make(chan struct{})
 	s.gate.hold = hold
 	stream := s.publish(t, t.Context())
-	const requests = 100
+	const requests = 200
 	go func() {
 		for n := range uint64(requests) {
 			if stream.Send(&pb.PublishRequest{Events: messages("e", n+1, n+1)}) != nil {
@@ -78,8 +78,8 @@ func TestAStreamIsReadNoFurtherThanItsWindow(t *testing.T) {
 		}
 		_ = stream.CloseSend()
 	}()
-	// One is waited for, eight wait behind it, and one more is in the hand.
-	const most = 10
+	// One is waited for, a window of them waits behind it, and one more is in the hand.
+	const most = 66
 	eventually(t, "the window is full", func() bool { return s.read.value() >= most })
 	for range 50 { // a service that reads on would do so at once
 		time.Sleep(time.Millisecond)

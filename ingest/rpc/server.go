@@ -28,9 +28,10 @@ const (
 	MaxEvents = 5000
 	MaxBytes  = 4 << 20
 
-	// window is how many requests of one stream may wait for the store. The
-	// stream is read no further: the emitter feels it, memory does not.
-	window = 8
+	// window is how many requests of one stream may wait for the store: so many that
+	// small ones fill the batches of a slow disk. The stream is read no further: the
+	// emitter feels it, memory does not, which is reserved for each.
+	window = 64
 )
 
 // Config of the ingest service.

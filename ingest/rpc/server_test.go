@@ -197,7 +197,7 @@ func (s *service) publish(t *testing.T, ctx context.Context) pb.IngestService_Pu
 func TestAStreamIsAnsweredInOrderOneAnswerARequest(t *testing.T) {
 	s := serve(t, 0)
 	stream := s.publish(t, t.Context())
-	const requests = 40 // more than the window
+	const requests = 150 // more than the window
 	for n := range uint64(requests) {
 		if err := stream.Send(&pb.PublishRequest{Events: messages("e", 3*n+1, 3*n+3)}); err != nil {
 			t.Fatal(err)
