@@ -26,7 +26,8 @@ func ProveBatch(e *Entry, positions []uint32, leaves []Hash) (*BatchProof, error
 }
 
 // Check checks the leaves of the events at the proof's positions against its
-// entry's root. Whether the entry itself is in the log is for a [LogProof].
+// entry's root. Whether the entry itself is in the log is
+// for the log's tree to show.
 func (p *BatchProof) Check(leaves []Hash) error {
 	root, err := RootWithGaps(uint64(p.Entry.Events), wide(p.Positions), leaves, p.Gaps)
 	if err != nil {
@@ -36,6 +37,45 @@ func (p *BatchProof) Check(leaves []Hash) error {
 		return fmt.Errorf("batch %d: the events are not those that were sealed", p.Entry.Batch)
 	}
 	return nil
+}
+
+// Narrow makes, of the proof that some events are of a batch, the proof that fewer of
+// them are. leaves are those of p's positions. Nodes over what goes come from them and
+// from p's own.
+func (p *BatchProof) Narrow(leaves []Hash, positions []uint32) (*BatchProof, error) {
+	size := uint64(p.Entry.Events)
+	gaps := Gaps(wide(p.Positions), size)
+	if len(leaves) != len(p.Positions) || len(gaps) != len(p.Gaps) {
+		return nil, fmt.Errorf("the proof of batch %d is of %d events and %d nodes, not of %d and %d", p.Entry.Batch, len(p.Positions), len(p.Gaps), len(leaves), len(gaps))
+	}
+	known := make(map[NodeID]Hash, len(gaps)+len(leaves))
+	for i, id := range gaps {
+		known[id] = p.Gaps[i]
+	}
+	for i, at := range p.Positions {
+		known[NodeID{Index: uint64(at)}] = leaves[i]
+	}
+	var find func(id NodeID) (Hash, bool)
+	find = func(id NodeID) (Hash, bool) {
+		if h, ok := known[id]; ok || id.Level == 0 {
+			return h, ok
+		}
+		left, ok := find(NodeID{Level: id.Level - 1, Index: 2 * id.Index})
+		if !ok {
+			return Hash{}, false
+		}
+		right, ok := find(NodeID{Level: id.Level - 1, Index: 2*id.Index + 1})
+		return Hash(node(left[:], right[:])), ok
+	}
+	fewer := &BatchProof{Entry: p.Entry, Positions: positions}
+	for _, id := range Gaps(wide(positions), size) {
+		h, ok := find(id)
+		if !ok {
+			return nil, fmt.Errorf("the proof of batch %d does not cover its other events", p.Entry.Batch)
+		}
+		fewer.Gaps = append(fewer.Gaps, h)
+	}
+	return fewer, nil
 }
 
 // Append appends the proof's bytes: the entry's, the number of positions and each
@@ -86,76 +126,6 @@ func ParseBatchProof(b []byte) (*BatchProof, []byte, error) {
 	return p, r.Rest(), nil
 }
 
-// LogProof proves that entries are in a log. Where there is no gap between two of
-// them, it proves that no batch between them is left out.
-type LogProof struct {
-	Batches []uint64 // numbers of the entries, ascending
-	Gaps    []Hash   // see [Gaps]
-}
-
-// ProveLog makes the proof for these entries of a log of this size.
-func ProveLog(batches []uint64, size uint64, read Nodes) (*LogProof, error) {
-	gaps, err := read(Gaps(indexes(batches), size))
-	if err != nil {
-		return nil, err
-	}
-	return &LogProof{batches, gaps}, nil
-}
-
-// Check checks the leaves of the proof's entries against a checkpoint.
-func (p *LogProof) Check(c Checkpoint, leaves []Hash) error {
-	for i, b := range p.Batches {
-		if b == 0 || i > 0 && b <= p.Batches[i-1] {
-			return fmt.Errorf("log %q: its batches are out of order", c.LogID)
-		}
-	}
-	root, err := RootWithGaps(c.Size, indexes(p.Batches), leaves, p.Gaps)
-	if err != nil {
-		return fmt.Errorf("log %q: %w", c.LogID, err)
-	}
-	if root != c.Root {
-		return fmt.Errorf("log %q: the batches are not those of the checkpoint", c.LogID)
-	}
-	return nil
-}
-
-// Append appends the proof's bytes: the number of batches and each one's distance
-// from the one before it (LEB128), the number of gaps (LEB128) and their hashes.
-func (p *LogProof) Append(b []byte) []byte {
-	b = binary.AppendUvarint(b, uint64(len(p.Batches)))
-	last := uint64(0)
-	for _, n := range p.Batches {
-		b = binary.AppendUvarint(b, n-last)
-		last = n
-	}
-	return appendHashes(b, p.Gaps)
-}
-
-// ParseLogProof reads one proof, which is all of b.
-func ParseLogProof(b []byte) (*LogProof, error) {
-	r := rowbinary.NewReader(b)
-	p := &LogProof{}
-	if n := r.Length(1); r.Err == nil {
-		p.Batches = make([]uint64, n)
-	}
-	last := uint64(0)
-	for i := range p.Batches {
-		n := last + r.Uvarint()
-		if r.Err == nil && n <= last {
-			r.Err = errors.New("its batches are out of order")
-		}
-		p.Batches[i], last = n, n
-	}
-	p.Gaps = readHashes(r)
-	if r.Err == nil && len(r.Rest()) > 0 {
-		r.Err = errors.New("there is more behind it")
-	}
-	if r.Err != nil {
-		return nil, fmt.Errorf("parse proof of a log: %w", r.Err)
-	}
-	return p, nil
-}
-
 func appendHashes(b []byte, hashes []Hash) []byte {
 	b = binary.AppendUvarint(b, uint64(len(hashes)))
 	for i := range hashes {
@@ -180,15 +150,6 @@ func wide(positions []uint32) []uint64 {
 	out := make([]uint64, len(positions))
 	for i, p := range positions {
 		out[i] = uint64(p)
-	}
-	return out
-}
-
-// indexes are the leaves' places of entries, which are numbered from 1.
-func indexes(batches []uint64) []uint64 {
-	out := make([]uint64, len(batches))
-	for i, b := range batches {
-		out[i] = b - 1
 	}
 	return out
 }

@@ -180,35 +180,47 @@ func Gaps(positions []uint64, size uint64) []NodeID {
 	return compact.RangeNodes(next, size, ids)
 }
 
+// Skip appends leaves that are not known, up to size: nodes are those that cover
+// them (see [Gaps]).
+func (t *Tree) Skip(size uint64, nodes []Hash) error {
+	if size < t.Size() {
+		return fmt.Errorf("leaves up to %d are out of order in a tree of %d", size, t.Size())
+	}
+	gap, err := ranges.NewRange(t.Size(), size, bytesOf(nodes))
+	if err != nil {
+		return fmt.Errorf("%d nodes are not those between leaves %d and %d", len(nodes), t.Size(), size)
+	}
+	return t.r.AppendRange(gap, nil)
+}
+
+// Between are the nodes that cover leaves from to to, that one excluded: those that
+// [Tree.Skip] takes.
+func Between(from, to uint64) []NodeID { return compact.RangeNodes(from, to, nil) }
+
 // RootWithGaps is the root of the tree of this size that has leaves at positions
 // and the nodes that [Gaps] names everywhere else.
 func RootWithGaps(size uint64, positions []uint64, leaves, gaps []Hash) (Hash, error) {
 	if len(positions) != len(leaves) {
 		return Hash{}, fmt.Errorf("%d leaves are given for %d positions", len(leaves), len(positions))
 	}
-	r := ranges.NewEmptyRange(0)
+	t := NewTree()
 	skip := func(to uint64) error {
-		n := compact.RangeSize(r.End(), to)
+		n := compact.RangeSize(t.Size(), to)
 		if n > len(gaps) {
 			return errors.New("too few nodes for the gaps between the leaves")
 		}
-		gap, err := ranges.NewRange(r.End(), to, bytesOf(gaps[:n]))
-		if err != nil {
-			return err
-		}
+		some := gaps[:n]
 		gaps = gaps[n:]
-		return r.AppendRange(gap, nil)
+		return t.Skip(to, some)
 	}
 	for i, p := range positions {
-		if p < r.End() || p >= size {
+		if p < t.Size() || p >= size {
 			return Hash{}, fmt.Errorf("position %d is out of place in a tree of %d leaves", p, size)
 		}
 		if err := skip(p); err != nil {
 			return Hash{}, err
 		}
-		if err := r.Append(leaves[i][:], nil); err != nil {
-			return Hash{}, err
-		}
+		_ = t.r.Append(leaves[i][:], nil)
 	}
 	if err := skip(size); err != nil {
 		return Hash{}, err
@@ -216,7 +228,7 @@ func RootWithGaps(size uint64, positions []uint64, leaves, gaps []Hash) (Hash, e
 	if len(gaps) > 0 {
 		return Hash{}, errors.New("more nodes than there are gaps between the leaves")
 	}
-	return (&Tree{r}).Root(), nil
+	return t.Root(), nil
 }
 
 func bytesOf(hashes []Hash) [][]byte {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/transparency-dev/merkle/rfc6962"
 	"google.golang.org/grpc/codes"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
@@ -150,7 +149,7 @@ func proveBatch(e *ledger.Entry, positions []uint32, stored store.BatchLeaves, e
 		if err != nil {
 			return nil, err
 		}
-		if p, err = narrow(kept, stored.Leaves, positions); err != nil {
+		if p, err = kept.Narrow(stored.Leaves, positions); err != nil {
 			return nil, err
 		}
 	}
@@ -174,49 +173,6 @@ func keptBefore(e *ledger.Entry, stored store.BatchLeaves, earlier [][]byte) (*l
 		}
 	}
 	return nil, fmt.Errorf("%d of its %d events are stored, and no run of retention has kept these", len(stored.Positions), e.Events)
-}
-
-// narrow makes, of the proof that some events are of a batch, the proof that fewer
-// of them are: nodes over what goes come from their leaves and the proof's nodes.
-func narrow(kept *ledger.BatchProof, leaves []ledger.Hash, positions []uint32) (*ledger.BatchProof, error) {
-	size := uint64(kept.Entry.Events)
-	gaps := ledger.Gaps(wide(kept.Positions), size)
-	if len(leaves) != len(kept.Positions) || len(gaps) != len(kept.Gaps) {
-		return nil, fmt.Errorf("the proof of what was kept of batch %d is of %d events and %d nodes, not of %d and %d", kept.Entry.Batch, len(kept.Positions), len(kept.Gaps), len(leaves), len(gaps))
-	}
-	known := make(map[ledger.NodeID]ledger.Hash, len(gaps)+len(leaves))
-	for i, id := range gaps {
-		known[id] = kept.Gaps[i]
-	}
-	for i, at := range kept.Positions {
-		known[ledger.NodeID{Index: uint64(at)}] = leaves[i]
-	}
-	var node func(id ledger.NodeID) (ledger.Hash, bool)
-	node = func(id ledger.NodeID) (ledger.Hash, bool) {
-		if h, ok := known[id]; ok || id.Level == 0 {
-			return h, ok
-		}
-		left, ok := node(ledger.NodeID{Level: id.Level - 1, Index: 2 * id.Index})
-		right, also := node(ledger.NodeID{Level: id.Level - 1, Index: 2*id.Index + 1})
-		return ledger.Hash(rfc6962.DefaultHasher.HashChildren(left[:], right[:])), ok && also
-	}
-	p := &ledger.BatchProof{Entry: kept.Entry, Positions: positions}
-	for _, id := range ledger.Gaps(wide(positions), size) {
-		h, ok := node(id)
-		if !ok {
-			return nil, fmt.Errorf("the proof of what was kept of batch %d does not cover its other events", kept.Entry.Batch)
-		}
-		p.Gaps = append(p.Gaps, h)
-	}
-	return p, nil
-}
-
-func wide(positions []uint32) []uint64 {
-	out := make([]uint64, len(positions))
-	for i, p := range positions {
-		out[i] = uint64(p)
-	}
-	return out
 }
 
 // checkStaged checks that what was gathered is what the proofs are of.

@@ -336,7 +336,7 @@ func (s *Server) logEvidence(ctx context.Context, l *logState) (one LogEvidence,
 		return one, about, err
 	}
 	one.Rotations = append(one.Rotations, rotations...)
-	tail, err := s.store.Nodes(ctx, l.ID)(between(l.Touched, l.Size+1))
+	tail, err := s.store.Nodes(ctx, l.ID)(ledger.Between(l.Touched, l.Size))
 	if err != nil {
 		return one, about, err
 	}

@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/transparency-dev/merkle/compact"
-	"github.com/transparency-dev/merkle/rfc6962"
-
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 )
 
@@ -107,97 +104,4 @@ func parseRecord(kind byte, body []byte) (*record, error) {
 		return nil, errors.New("read proof: a batch whose events were dropped has some")
 	}
 	return r, nil
-}
-
-var ranges = &compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
-
-// logTree grows a log's tree of the entries that an export has and the nodes
-// between them: ledger.RootWithGaps in constant memory.
-type logTree struct{ r *compact.Range }
-
-func newLogTree() *logTree { return &logTree{ranges.NewEmptyRange(0)} }
-
-func (t *logTree) size() uint64 { return t.r.End() }
-
-// skip appends the nodes of the entries up to size.
-func (t *logTree) skip(size uint64, nodes []ledger.Hash) error {
-	if size < t.r.End() {
-		return errors.New("its entries are out of order")
-	}
-	hashes := make([][]byte, len(nodes))
-	for i := range nodes {
-		hashes[i] = nodes[i][:]
-	}
-	gap, err := ranges.NewRange(t.r.End(), size, hashes)
-	if err != nil {
-		return fmt.Errorf("%d nodes are not those between entries %d and %d", len(nodes), t.r.End(), size+1)
-	}
-	return t.r.AppendRange(gap, nil)
-}
-
-// add appends an entry.
-func (t *logTree) add(leaf ledger.Hash) error { return t.r.Append(leaf[:], nil) }
-
-func (t *logTree) root() (ledger.Hash, error) {
-	root, err := t.r.GetRootHash(nil)
-	if err != nil || root == nil {
-		return ledger.EmptyRoot, err
-	}
-	return ledger.Hash(root), nil
-}
-
-// between are the nodes that cover the entries behind a log's entry number from, up
-// to and without number to.
-func between(from, to uint64) []ledger.NodeID { return compact.RangeNodes(from, to-1, nil) }
-
-// fromKept proves positions of a batch of which retention has kept some events: kept
-// proves those, leaves are their hashes. What lies between two of the positions is
-// covered by nodes that kept's own nodes and leaves make.
-func fromKept(kept *ledger.BatchProof, leaves []ledger.Hash, positions []uint32) (*ledger.BatchProof, error) {
-	if len(leaves) != len(kept.Positions) {
-		return nil, fmt.Errorf("batch %d has %d events, %d are kept of it", kept.Entry.Batch, len(leaves), len(kept.Positions))
-	}
-	size := uint64(kept.Entry.Events)
-	known := make(map[ledger.NodeID]ledger.Hash, len(leaves)+len(kept.Gaps))
-	for i, id := range ledger.Gaps(wide(kept.Positions), size) {
-		if i >= len(kept.Gaps) {
-			return nil, fmt.Errorf("the proof of what is kept of batch %d is damaged", kept.Entry.Batch)
-		}
-		known[id] = kept.Gaps[i]
-	}
-	for i, at := range kept.Positions {
-		known[ledger.NodeID{Index: uint64(at)}] = leaves[i]
-	}
-	var node func(id ledger.NodeID) (ledger.Hash, bool)
-	node = func(id ledger.NodeID) (ledger.Hash, bool) {
-		if h, ok := known[id]; ok {
-			return h, true
-		}
-		if id.Level == 0 {
-			return ledger.Hash{}, false
-		}
-		left, ok := node(ledger.NodeID{Level: id.Level - 1, Index: 2 * id.Index})
-		if !ok {
-			return ledger.Hash{}, false
-		}
-		right, ok := node(ledger.NodeID{Level: id.Level - 1, Index: 2*id.Index + 1})
-		return ledger.Hash(rfc6962.DefaultHasher.HashChildren(left[:], right[:])), ok
-	}
-	p := &ledger.BatchProof{Entry: kept.Entry, Positions: positions}
-	for _, id := range ledger.Gaps(wide(positions), size) {
-		h, ok := node(id)
-		if !ok {
-			return nil, fmt.Errorf("the proof of what is kept of batch %d does not cover its events", kept.Entry.Batch)
-		}
-		p.Gaps = append(p.Gaps, h)
-	}
-	return p, nil
-}
-
-func wide(positions []uint32) []uint64 {
-	out := make([]uint64, len(positions))
-	for i, p := range positions {
-		out[i] = uint64(p)
-	}
-	return out
 }

@@ -374,7 +374,7 @@ func (r *reader) prepare(ctx context.Context, log *logState, units []*unit) erro
 	counts := make([]int, len(units))
 	last := log.Touched
 	for i, u := range units {
-		gap := between(last, u.entry.Batch)
+		gap := ledger.Between(last, u.entry.Batch-1)
 		ids, counts[i], last = append(ids, gap...), len(gap), u.entry.Batch
 	}
 	log.Touched = last

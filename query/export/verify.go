@@ -102,7 +102,7 @@ type verifiedLog struct {
 	checkpoint ledger.Checkpoint
 	about      ManifestLog
 	tail       []ledger.Hash
-	tree       *logTree
+	tree       *ledger.Tree
 	events     uint64
 	missing    uint64                // events of batches that are incomplete
 	months     map[uint16]*monthLeft // of which batches are incomplete, or could be
@@ -233,7 +233,7 @@ func (v *verifier) openLogs() error {
 		if l.LogID != about.LogID || c.LogID != l.LogID || c.Size != about.Size || c.Root.String() != about.Root || v.logs[l.LogID] != nil {
 			return bad(logsFile, "the checkpoint of log %q is not the one that the manifest names", event.ClipText(l.LogID, 200))
 		}
-		one := &verifiedLog{checkpoint: c, about: about, tree: newLogTree(), months: map[uint16]*monthLeft{}}
+		one := &verifiedLog{checkpoint: c, about: about, tree: ledger.NewTree(), months: map[uint16]*monthLeft{}}
 		for _, text := range l.Tail {
 			h, err := hex.DecodeString(text)
 			if err != nil || len(h) != len(ledger.Hash{}) || hex.EncodeToString(h) != text {
@@ -300,14 +300,13 @@ func (v *verifier) end() error {
 		if l.events != about.Events {
 			return bad(manifestFile, "log %q: it says %d events, there are %d", about.LogID, about.Events, l.events)
 		}
-		if v.manifest.Completeness == everything && l.tree.size() != l.checkpoint.Size {
-			return bad(manifestFile, "log %q: it says that the bundle has everything, and entries from %d on are missing", about.LogID, l.tree.size()+1)
+		if v.manifest.Completeness == everything && l.tree.Size() != l.checkpoint.Size {
+			return bad(manifestFile, "log %q: it says that the bundle has everything, and entries from %d on are missing", about.LogID, l.tree.Size()+1)
 		}
-		if err := l.tree.skip(l.checkpoint.Size, l.tail); err != nil {
+		if err := l.tree.Skip(l.checkpoint.Size, l.tail); err != nil {
 			return bad(logsFile, "log %q: %w", about.LogID, err)
 		}
-		root, err := l.tree.root()
-		if err != nil || root != l.checkpoint.Root {
+		if l.tree.Root() != l.checkpoint.Root {
 			return bad(logsFile, "log %q: the batches are not those of the checkpoint", about.LogID)
 		}
 		for month, left := range l.months {

@@ -145,12 +145,10 @@ func (v *verifier) entry(r *record) error {
 	if e.Batch == 0 || e.Batch > l.checkpoint.Size {
 		return fmt.Errorf("log %q has no entry %d", e.LogID, e.Batch)
 	}
-	if err := l.tree.skip(e.Batch-1, r.skipped); err != nil {
+	if err := l.tree.Skip(e.Batch-1, r.skipped); err != nil {
 		return fmt.Errorf("entry %d of log %q: %w", e.Batch, e.LogID, err)
 	}
-	if err := l.tree.add(e.Leaf()); err != nil {
-		return fmt.Errorf("entry %d of log %q: %w", e.Batch, e.LogID, err)
-	}
+	l.tree.Append(e.Leaf())
 	v.entries++
 	if e.Kind == ledger.KindDrop {
 		var d ledger.Drop

@@ -411,7 +411,7 @@ func TestEventsOfABatchThatWasDroppedInPartAreProvenByWhatIsKept(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := fromKept(whole, keptLeaves, some)
+		p, err := whole.Narrow(keptLeaves, some)
 		if err != nil {
 			t.Fatalf("%d of %d: %v", len(some), n, err)
 		}
@@ -419,7 +419,7 @@ func TestEventsOfABatchThatWasDroppedInPartAreProvenByWhatIsKept(t *testing.T) {
 			t.Fatalf("%d of %d: %v", len(some), n, err)
 		}
 		if len(keptLeaves) > 0 {
-			if _, err := fromKept(whole, keptLeaves[1:], some); err == nil {
+			if _, err := whole.Narrow(keptLeaves[1:], some); err == nil {
 				t.Fatal("a leaf is missing and nothing noticed")
 			}
 		}

@@ -126,7 +126,7 @@ func (w *writer) prove(u *unit) (*ledger.BatchProof, error) {
 	case u.want == 0 || u.want == u.entry.Events:
 		return &ledger.BatchProof{Entry: u.entry, Positions: w.positions}, nil
 	case u.kept != nil:
-		return fromKept(u.kept, u.leaves, w.positions)
+		return u.kept.Narrow(u.leaves, w.positions)
 	}
 	return ledger.ProveBatch(u.entry, w.positions, u.leaves)
 }
