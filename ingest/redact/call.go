@@ -353,6 +353,13 @@ func sendsAway(tool string) bool {
 			start = i + 1
 		}
 	}
+	if n > 0 {
+		for _, v := range [...]string{"search", "get", "list", "read", "find", "lookup", "count", "check", "view", "show"} {
+			if len(words[0]) == len(v) && strings.EqualFold(words[0], v) {
+				return false // it looks for an address, or at what was sent to it
+			}
+		}
+	}
 	for _, w := range words[:n] {
 		for _, v := range [...]string{"send", "email", "mail", "post", "publish", "share", "upload", "forward", "transfer", "pay", "payment",
 			"invite", "message", "notify", "webhook", "tweet", "reply", "submit", "export", "push", "http", "fetch", "request", "sms",

@@ -8,12 +8,9 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
-// nearBy is how far, in bytes, a value may stand from an instruction-like
-// phrase to be said to stand near it.
-const (
-	nearBy     = 200
-	nearBehind = 0 // what opens an instruction says nothing about the values before it
-)
+// nearBy is how far, in bytes, a value may stand behind what opens an instruction,
+// or before what closes one, to be said to stand near it.
+const nearBy = 200
 
 // sighting is a salient value that became a mark.
 type sighting struct {
@@ -38,18 +35,48 @@ func (s *scanner) hashMarks(t []byte, from int, buf []byte) []byte {
 		m := &s.marks[i]
 		v := normalValue(room[:0], m.mark.Class, t[m.lo:m.hi])
 		m.mark.Hash, buf = s.r.key0.mark(buf, m.mark.Class, v)
-		for _, p := range s.near {
-			ahead, behind := int32(nearBy), int32(nearBehind)
-			if p.closes {
-				ahead, behind = 0, nearBy
-			}
-			if m.hi > p.at-behind && m.lo < p.at+ahead {
-				m.mark.NearInstruction = true
-				break
-			}
-		}
+		m.mark.NearInstruction = s.guided(m.span)
 	}
 	return buf
+}
+
+// guided reports whether a value stands where an instruction speaks about it:
+// within reach of what opens one or closes it, and not outside of both. What stands
+// before the opening or behind the end is another record of a list.
+func (s *scanner) guided(v span) bool {
+	opened, ended := int32(-1), int32(-1) // the last of each before the value
+	for _, p := range s.near {
+		switch {
+		case p.at >= v.lo:
+		case p.closes:
+			ended = max(ended, p.at)
+		default:
+			opened = max(opened, p.at)
+		}
+	}
+	if opened > ended {
+		if v.lo < opened+nearBy {
+			return true
+		}
+	} else if ended >= 0 && opened >= 0 {
+		opened = -1 // that instruction is over
+	}
+	for i, p := range s.near {
+		if p.closes && p.at >= v.lo && v.hi > p.at-nearBy {
+			return opened >= 0 || !s.opensBetween(v.hi, s.near[i].at)
+		}
+	}
+	return false
+}
+
+// opensBetween reports whether an instruction begins in t[lo:hi].
+func (s *scanner) opensBetween(lo, hi int32) bool {
+	for _, p := range s.near {
+		if !p.closes && p.at >= lo && p.at < hi {
+			return true
+		}
+	}
+	return false
 }
 
 // normalValue brings the spellings of one value together.
