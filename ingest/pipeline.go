@@ -194,7 +194,14 @@ type request struct {
 	// must not be forgotten meanwhile.
 	lacks map[string]bool
 	holds []*sequence
+	came  *arrival // nil for what has no events
 	done  chan struct{}
+}
+
+// answer ends a request: what is to be said of it is set.
+func (p *Pipeline) answer(r *request) {
+	p.arrivals.end(r.came)
+	close(r.done)
 }
 
 // Pipeline takes events and makes them durable. Make it with New, then Run it.
@@ -206,15 +213,15 @@ type Pipeline struct {
 	log    *slog.Logger
 	watch  Observer
 
-	in     chan *request
-	room   chan struct{} // one token while the writer has room for a batch
-	memory *semaphore.Weighted
-	health health
-	ready  atomic.Bool
-	closed chan struct{} // closed when Run takes no more requests
+	in       chan *request
+	room     chan struct{} // one token while the writer has room for a batch
+	memory   *semaphore.Weighted
+	health   health
+	arrivals arrivals
+	ready    atomic.Bool
+	closed   chan struct{} // closed when Run takes no more requests
 
 	age          atomic.Int64  // how long a batch gathers now, in nanoseconds; the writer sets it
-	received     atomic.Int64  // of the latest request; see receive
 	settledBatch atomic.Uint64 // the last entry that is durable; the notary sets it
 
 	own atomic.Pointer[ownLog] // set when it runs
@@ -252,19 +259,14 @@ func (p *Pipeline) Ready() error {
 // No clock that is right is outside of these.
 var earliest, latest = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2140, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// receive is the time of arrival: the clock's, but never before what it was for
-// an earlier request.
-func (p *Pipeline) receive() int64 {
-	now := p.now().UnixMicro()
-	for {
-		last := p.received.Load()
-		if now <= last {
-			return last
-		}
-		if p.received.CompareAndSwap(last, now) {
-			return now
-		}
+// Settled is the time of receipt, µs since 1970, up to which every event is sealed:
+// none with this time or an earlier one will be sealed after it was said. It is 0
+// until the pipeline is ready.
+func (p *Pipeline) Settled() int64 {
+	if !p.ready.Load() {
+		return 0
 	}
+	return p.arrivals.settled(p.now().UnixMicro())
 }
 
 // Submit makes events durable and returns when they are; it is Start and Wait.
@@ -336,13 +338,13 @@ func (v *Reservation) Release() { v.Shrink(0) }
 // error, the room is still the caller's to release.
 func (v *Reservation) Start(ctx context.Context, events []*event.Event) (*Pending, error) {
 	p, down := v.p, v.down
-	received := p.receive()
-	r := &request{events: make([]*event.Event, 0, len(events)), index: make([]int, 0, len(events)), weight: v.held, done: make(chan struct{})}
+	came := p.arrivals.begin(p.now().UnixMicro())
+	r := &request{came: came, events: make([]*event.Event, 0, len(events)), index: make([]int, 0, len(events)), weight: v.held, done: make(chan struct{})}
 	for i, e := range events {
 		if e == nil {
 			continue
 		}
-		e.ReceivedAt = received
+		e.ReceivedAt = came.at
 		if err := e.Check(); err != nil {
 			r.settled.Rejected = append(r.settled.Rejected, Rejection{Index: i, Reason: err})
 			continue
@@ -369,6 +371,7 @@ func (v *Reservation) Start(ctx context.Context, events []*event.Event) (*Pendin
 	case <-p.closed:
 		err = ErrUnavailable
 	}
+	p.arrivals.end(came)
 	return nil, err
 }
 

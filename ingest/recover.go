@@ -167,7 +167,7 @@ func (r *request) letGo() {
 func (p *Pipeline) refuse(r *request) {
 	r.err = ErrUnavailable
 	p.memory.Release(r.weight)
-	close(r.done)
+	p.answer(r)
 }
 
 // close answers who waits still. The readers' context has ended by then.

@@ -142,7 +142,7 @@ func (p *Pipeline) settle(l *ownLog, batches []sealed, broken error) {
 				r.err = ErrUnavailable
 			}
 			r.settled.LogID, r.settled.Checkpoint, r.settled.Size = l.key.LogID(), newest.signed, newest.size
-			close(r.done)
+			p.answer(r)
 		}
 	}
 }

@@ -101,7 +101,12 @@ func (s *Store) rowsOfColumns(ctx context.Context, l Limits, where string, param
 		return err
 	}
 	defer free()
-	l = l.withDefaults()
+	return s.columnRows(ctx, l.withDefaults(), where, params, f)
+}
+
+// columnRows is rowsOfColumns for who needs no reader's place, with limits that are
+// set.
+func (s *Store) columnRows(ctx context.Context, l Limits, where string, params url.Values, f func(batch uint64, leaf uint32, prefixed []byte) error) error {
 	for name, value := range map[string]string{
 		"max_execution_time": strconv.FormatFloat(l.Time.Seconds(), 'f', -1, 64), "max_memory_usage": strconv.FormatUint(l.Memory, 10),
 		"low_cardinality_allow_in_native_format": "1", "max_block_size": "8192",

@@ -81,7 +81,7 @@ func (s *Store) Migrate(ctx context.Context, now time.Time) ([]string, error) {
 // checkTables refuses tables that were made by other hands without what the
 // promises stand on.
 func (s *Store) checkTables(ctx context.Context) error {
-	for _, table := range []string{"events", "ledger"} {
+	for _, table := range []string{"events", "ledger", "findings", "finding_actions"} {
 		var engine string
 		if err := s.conn.QueryRow(ctx, "SELECT max(engine_full) FROM system.tables WHERE database = currentDatabase() AND name = {table:String}", named("table", table)).Scan(&engine); err != nil {
 			return fmt.Errorf("look at the table %s: %w", table, err)

@@ -35,7 +35,7 @@ func TestAStoreOfAnotherProgramIsRefused(t *testing.T) {
 		change string
 		want   string
 	}{
-		"newer": {"INSERT INTO schema_migrations SELECT 99, '0099_later.sql', '', now64(6)", "migrate store: it has schema 99, this program knows 2; use a newer mcpaudit"},
+		"newer": {"INSERT INTO schema_migrations SELECT 99, '0099_later.sql', '', now64(6)", "migrate store: it has schema 99, this program knows 3; use a newer mcpaudit"},
 		"other contents": {"INSERT INTO schema_migrations SELECT 1, '0001_events.sql', 'another', now64(6)",
 			"migrate store: schema file 0001_events.sql was applied with other contents; use the mcpaudit that made this store"},
 	} {
@@ -53,20 +53,54 @@ func TestAStoreOfAnotherProgramIsRefused(t *testing.T) {
 	}
 }
 
-// A crash between the statements of a file and its record runs the file again.
-func TestAMigrationThatWasCutOffIsFinished(t *testing.T) {
-	s := openEmpty(t)
+// Each state that a store may have been left in is brought up to date: with the first
+// files applied and recorded, and some statements of the next one, which a crash kept
+// from being recorded; with the rows that were in it, and twice.
+func TestEveryPastSchemaIsBroughtUpToDate(t *testing.T) {
 	all, err := migrations(schemaFiles)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, stmt := range all[0].statements {
-		if err := s.conn.Exec(t.Context(), stmt); err != nil {
-			t.Fatal(err)
-		}
+	var names []string
+	for _, m := range all {
+		names = append(names, m.name)
 	}
-	if names, err := s.Migrate(t.Context(), time.Now()); err != nil || !slices.Equal(names, []string{all[0].name, all[1].name}) {
-		t.Errorf("applied %v, %v", names, err)
+	for applied := range all {
+		for done := range len(all[applied].statements) + 1 {
+			s := openEmpty(t)
+			exec := func(stmt string, args ...any) {
+				t.Helper()
+				if err := s.conn.Exec(t.Context(), stmt, args...); err != nil {
+					t.Fatal(err)
+				}
+			}
+			exec(createMigrations)
+			for _, m := range all[:applied] {
+				for _, stmt := range m.statements {
+					exec(stmt)
+				}
+				exec("INSERT INTO schema_migrations SELECT {version:UInt32}, {name:String}, {digest:String}, now64(6)",
+					named("version", m.version), named("name", m.name), named("digest", m.digest))
+			}
+			for _, stmt := range all[applied].statements[:done] {
+				exec(stmt)
+			}
+			if applied > 0 {
+				exec("INSERT INTO events (event_id, tenant) SELECT generateUUIDv4(), 'kept'")
+			}
+			if got, err := s.Migrate(t.Context(), time.Now()); err != nil || !slices.Equal(got, names[applied:]) {
+				t.Errorf("%d files and %d statements: applied %v, %v", applied, done, got, err)
+			}
+			if got, err := s.Migrate(t.Context(), time.Now()); err != nil || len(got) != 0 {
+				t.Errorf("%d files and %d statements: applied again %v, %v", applied, done, got, err)
+			}
+			if n, err := s.Events(t.Context()); err != nil || applied > 0 && n != 1 {
+				t.Errorf("%d files and %d statements: %d events, %v", applied, done, n, err)
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }
 
@@ -118,13 +152,17 @@ func TestSchemaFilesAreNumberedWithoutGaps(t *testing.T) {
 }
 
 func TestQueriesLeaveConnectionsForWhatIsWritten(t *testing.T) {
-	if connections < maxReaders+readersOfIngest+2 {
-		t.Error("queries and the recovery of sequences may take all connections")
+	if connections < maxReaders+readersOfIngest+2+readersOfDetect {
+		t.Error("queries, the recovery of sequences and detection may take all connections")
 	}
 }
 
 // readersOfIngest is how many Sequences the pipeline asks for at a time.
 const readersOfIngest = 2
+
+// readersOfDetect is how many statements a detect/live.Runner has under way: it
+// follows the logs, saves what it remembers, and warms up a new rule.
+const readersOfDetect = 3
 
 func TestTheEngineIsBoundedUnlessToldOtherwise(t *testing.T) {
 	s := openEmpty(t)

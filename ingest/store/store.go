@@ -77,9 +77,11 @@ type Store struct {
 }
 
 // The connections of a store: each runs one statement, from its start until its
-// rows are read.
+// rows are read. Beside readers there are those of ingest (two that recover sequences,
+// one that appends, one that seals) and of detection (one that follows the logs, one
+// that saves what it remembers, one that reads history for a rule that is new).
 const (
-	connections = 8
+	connections = 11
 	maxReaders  = 4
 )
 
