@@ -28,6 +28,8 @@ var pure = map[string][]string{
 	"ingest/redact":       {"ingest/event"},
 	"ingest/ledger":       {"ingest/rowbinary"},
 	"ingest/anchor/notes": {"ingest/ledger"},
+	"detect":              {"ingest/event"},
+	"detect/rules":        {"detect", "ingest/event"},
 }
 
 // ioPackages are those that a pure package may not import.

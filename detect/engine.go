@@ -1,0 +1,345 @@
+// Package detect finds what should not happen in the events of MCP servers: loops
+// of agents, bursts, hours and tools that are unusual for an identity, calls
+// outside of what was granted, data that flows from where it was read to where it
+// must not go.
+//
+// A detector is a pure state machine over events in event time. An [Engine] gives
+// the events to the detectors of a set of rules in one order, keeps what they find
+// as findings that open, grow and are resolved, and can be written down and read
+// back at any point. It has no clock of its own: the live service and a replay over
+// history run the same code over the same events and say the same, with the same
+// ids.
+//
+// # Order
+//
+// Events of many emitters arrive almost in the order in which they happened. The
+// engine holds each one back until [Lateness] after it was completed, so that
+// those that are late by less take their place; an event that comes later than that
+// is taken when it was received. So the order depends on what an event says of
+// itself, never on the batch that it came with.
+package detect
+
+import (
+	"bytes"
+	"encoding/gob"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/mcpaudit/mcpaudit/ingest/event"
+)
+
+// Lateness is how long an event is held back for those that happened before it.
+const Lateness = 500 * time.Millisecond
+
+// Tick is how often, on the engine's clock, detectors are told the time.
+const Tick = 10 * time.Second
+
+const (
+	lateness = int64(Lateness / time.Microsecond)
+	tick     = int64(Tick / time.Microsecond)
+	// underWay is how much later than its successors in the log an event may have
+	// been received: requests are stamped when they arrive and sealed side by side.
+	underWay = int64(time.Second / time.Microsecond)
+	// farthest is how much of a silence is ticked through: longer than any window
+	// of any detector. After it nothing changes any more.
+	farthest = 40 * 24 * int64(time.Hour/time.Microsecond)
+	// maxHeld bounds the events that are held back. It is only ever reached where
+	// events are sorted by another time than the one they were received at.
+	maxHeld = 1 << 20
+)
+
+// Arrival says how the events of an input are sorted.
+type Arrival int
+
+const (
+	// AsReceived: as the log has them, by the service's clock.
+	AsReceived Arrival = iota
+	// AsOccurred: by the time of occurrence, as an export has them, or events
+	// that no service has received yet.
+	AsOccurred
+)
+
+// Engine runs a set of rules. It belongs to one goroutine.
+type Engine struct {
+	rules   []*running
+	arrival Arrival
+	tell    func(Change)
+
+	hash  hasher
+	held  heldEvents
+	seen  Seen  // the event under observation
+	clock int64 // of the newest event that was observed, or later
+	ticks int64 // ticks of the clock that the detectors were told
+
+	count Counts
+}
+
+// Counts are what an engine has done.
+type Counts struct {
+	Events  uint64 // observed
+	Evicted uint64 // groups that were forgotten because there were too many
+	Open    int    // findings
+	Groups  int    // groups in memory
+}
+
+// running is a rule at work.
+type running struct {
+	rule     Rule
+	detector Detector
+	cases    *cases
+	out      Out
+}
+
+// New makes an engine with empty state. Seed is secret and keeps others from
+// choosing names whose hashes collide; it does not change what is found. Tell is
+// called for every finding that opens, changes or is resolved, in order.
+func New(rules []Rule, arrival Arrival, seed uint64, tell func(Change)) *Engine {
+	x := &Engine{arrival: arrival, tell: tell, hash: hasher{seed: seed}}
+	for _, r := range rules {
+		x.rules = append(x.rules, x.start(r))
+	}
+	return x
+}
+
+func (x *Engine) start(r Rule) *running {
+	return &running{rule: r, detector: r.With.New(), cases: newCases(&r)}
+}
+
+// Add takes the next event. It is observed, now or later, and must not be changed.
+func (x *Engine) Add(e *event.Event) {
+	x.held.push(hold(e))
+	// Until when no event can come any more whose turn is before.
+	settled := e.OccurredAt
+	if e.ReceivedAt != 0 && x.arrival == AsReceived {
+		settled = e.ReceivedAt - underWay
+	}
+	x.release(settled)
+	for len(x.held) > maxHeld {
+		x.observe(x.held.pop())
+	}
+}
+
+// Advance tells that it is clock, µs since 1970, and that nothing that is received
+// before it is still to come.
+func (x *Engine) Advance(clock int64) {
+	x.release(clock)
+	x.pass(clock)
+}
+
+// Flush observes what is still held back: there are no more events.
+func (x *Engine) Flush() {
+	for len(x.held) > 0 {
+		x.observe(x.held.pop())
+	}
+}
+
+// Finish is Flush, and then lets all windows end and resolves what is open.
+func (x *Engine) Finish() {
+	x.Flush()
+	end := x.clock + farthest
+	for x.Counts().Open > 0 && x.clock < end {
+		x.pass(x.clock + tick)
+	}
+}
+
+func (x *Engine) release(clock int64) {
+	for len(x.held) > 0 && x.held[0].turn <= clock {
+		x.observe(x.held.pop())
+	}
+}
+
+// pass lets the clock pass, tick by tick.
+func (x *Engine) pass(clock int64) {
+	if clock <= x.clock {
+		return
+	}
+	to := clock / tick
+	if x.ticks == 0 || to-x.ticks > farthest/tick {
+		x.ticks = max(x.ticks, to-farthest/tick)
+		if x.clock == 0 {
+			x.ticks = to
+		}
+	}
+	for x.ticks < to {
+		x.ticks++
+		at := x.ticks * tick
+		for _, r := range x.rules {
+			r.out = Out{clock: at, cases: r.cases, tell: x.tell}
+			r.detector.Advance(at, &r.out)
+			r.cases.resolve(at, x.tell)
+		}
+	}
+	x.clock = clock
+}
+
+func (x *Engine) observe(h heldEvent) {
+	x.pass(h.turn)
+	x.count.Events++
+	at := h.event.OccurredAt
+	if r := h.event.ReceivedAt; r != 0 {
+		at = min(at, r)
+	}
+	v := &x.seen
+	x.hash.see(h.event, at, x.clock, v)
+	for _, r := range x.rules {
+		if r.rule.Where != nil && !r.rule.Where(v) {
+			continue
+		}
+		r.out = Out{v: v, clock: x.clock, cases: r.cases, tell: x.tell}
+		r.detector.Observe(v, &r.out)
+	}
+}
+
+// Counts says what the engine has done and holds.
+func (x *Engine) Counts() Counts {
+	c := x.count
+	for _, r := range x.rules {
+		c.Open += r.cases.Open.Len()
+		if s, ok := r.detector.(sized); ok {
+			n, evicted := s.size()
+			c.Groups += n
+			c.Evicted += evicted
+		}
+	}
+	return c
+}
+
+// sized is a detector that says how much it remembers.
+type sized interface {
+	size() (groups int, evicted uint64)
+}
+
+// Replace goes on with other rules. A rule of the same name and digest keeps its
+// state and its open findings; a changed or new one starts with what warm has, an
+// engine that was given the history without telling, or empty when warm is nil.
+func (x *Engine) Replace(rules []Rule, warm *Engine) {
+	var next []*running
+	for _, r := range rules {
+		at := x.find(r.Name, r.Digest)
+		if at == nil && warm != nil {
+			if at = warm.find(r.Name, r.Digest); at != nil {
+				at.cases.hidden = false // what it opened before goes on untold
+			}
+		}
+		if at == nil {
+			at = x.start(r)
+		}
+		at.rule = r
+		at.cases.rule = &at.rule
+		next = append(next, at)
+	}
+	x.rules = next
+}
+
+// Hide keeps what is found from being told, until Replace takes a rule over. It is
+// for an engine that only warms up.
+func (x *Engine) Hide() {
+	for _, r := range x.rules {
+		r.cases.hidden = true
+	}
+}
+
+func (x *Engine) find(name, digest string) *running {
+	for _, r := range x.rules {
+		if r.rule.Name == name && r.rule.Digest == digest {
+			return r
+		}
+	}
+	return nil
+}
+
+// snapshotFormat changes when what detectors remember changes its form: a snapshot
+// of another one is not read, and history is replayed instead.
+const snapshotFormat = 1
+
+// snapshot is an engine as it is written down.
+type snapshot struct {
+	Format       int
+	Seed         uint64
+	Clock, Ticks int64
+	Count        Counts
+	Held         [][]byte // rows of events, see event.AppendRow
+	Rules        []savedRule
+}
+
+type savedRule struct {
+	Name, Digest string
+	State, Cases []byte
+}
+
+type savedCases struct {
+	Open  *Groups[openCase]
+	Flood map[string]*flood
+}
+
+// Save writes all that the engine remembers.
+func (x *Engine) Save(w io.Writer) error {
+	s := snapshot{Format: snapshotFormat, Seed: x.hash.seed, Clock: x.clock, Ticks: x.ticks, Count: x.count}
+	for _, h := range x.held {
+		s.Held = append(s.Held, event.AppendRow(nil, h.event))
+	}
+	for _, r := range x.rules {
+		state, err := encode(r.detector.State())
+		if err != nil {
+			return fmt.Errorf("save the state of rule %s: %w", r.rule.Name, err)
+		}
+		open, err := encode(savedCases{&r.cases.Open, r.cases.Flood})
+		if err != nil {
+			return fmt.Errorf("save the findings of rule %s: %w", r.rule.Name, err)
+		}
+		s.Rules = append(s.Rules, savedRule{r.rule.Name, r.rule.Digest, state, open})
+	}
+	if err := gob.NewEncoder(w).Encode(s); err != nil {
+		return fmt.Errorf("save the state of the detectors: %w", err)
+	}
+	return nil
+}
+
+// Load reads back what Save wrote, into an engine that is new. It returns the rules
+// that the snapshot has no state for, because they are new or were changed.
+func (x *Engine) Load(r io.Reader) (lacking []string, err error) {
+	var s snapshot
+	if err := gob.NewDecoder(r).Decode(&s); err != nil {
+		return nil, fmt.Errorf("read the state of the detectors: %w", err)
+	}
+	if s.Format != snapshotFormat {
+		return nil, fmt.Errorf("read the state of the detectors: it has format %d, this version writes %d", s.Format, snapshotFormat)
+	}
+	saved := map[string]savedRule{}
+	for _, r := range s.Rules {
+		saved[r.Name+"\x00"+r.Digest] = r
+	}
+	for _, r := range x.rules {
+		old, ok := saved[r.rule.Name+"\x00"+r.rule.Digest]
+		if !ok {
+			lacking = append(lacking, r.rule.Name)
+			continue
+		}
+		if err := gob.NewDecoder(bytes.NewReader(old.State)).Decode(r.detector.State()); err != nil {
+			return nil, fmt.Errorf("read the state of rule %s: %w", r.rule.Name, err)
+		}
+		c := savedCases{Open: &r.cases.Open}
+		if err := gob.NewDecoder(bytes.NewReader(old.Cases)).Decode(&c); err != nil {
+			return nil, fmt.Errorf("read the findings of rule %s: %w", r.rule.Name, err)
+		}
+		if r.cases.Open = *c.Open; c.Flood != nil {
+			r.cases.Flood = c.Flood
+		}
+	}
+	for _, row := range s.Held {
+		e, rest, err := event.ParseRow(row)
+		if err != nil || len(rest) != 0 {
+			return nil, fmt.Errorf("read the state of the detectors: an event that was held back: %w", err)
+		}
+		x.held.push(hold(e))
+	}
+	x.hash.seed, x.clock, x.ticks, x.count = s.Seed, s.Clock, s.Ticks, s.Count
+	return lacking, nil
+}
+
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	err := gob.NewEncoder(&b).Encode(v)
+	return b.Bytes(), err
+}

@@ -1,0 +1,424 @@
+// Package live runs the detectors over the events of a store, as they are sealed,
+// and keeps what they find there.
+//
+// # What is guaranteed
+//
+// A [Runner] gives the engine the sealed batches of a log in their order, so what is
+// found depends on the log and on the rules, and on nothing else: not on when the
+// runner looked, how often it was restarted, or where it was killed. Every version of
+// a finding is stored once. A snapshot of the engine, the positions in the logs that
+// it belongs to, and the number of findings told by then are written as one; after a
+// crash the runner goes on from there, finds again what it had found since, and
+// recognises it by its id and version. What is told is told after it is durable. A
+// crash between the two leaves versions that are stored and were not told: who must
+// not miss one reads the findings by their seq.
+//
+// The clock of the engine also passes while nothing happens, so that what is quiet is
+// resolved. It must not pass a time at which an event was received that is not sealed
+// yet: [Deps.Settled] says which time is safe where ingest runs in the same process;
+// elsewhere it is [Config.Margin] before now. Events that come later than that all
+// the same (an ingest instance was away for long between storing a batch and sealing
+// it) are observed when they come, and counted: a replay puts them where they belong.
+//
+// Several logs are merged by the time of receipt: one that ended before another began
+// comes before it, and of those that are written at the same time each event finds its
+// place as long as none of the logs can be read more than a second later than the
+// others, which is what the engine waits for ([detect.Engine.Add]).
+//
+// # Memory
+//
+// Beside the engine, the runner has at most about 32 MiB of events for each log that
+// is behind, or one batch.
+package live
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mcpaudit/mcpaudit/detect"
+	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/store"
+)
+
+// Config of a runner. The zero value of a field means its default.
+type Config struct {
+	// Rules that are in force from the start. Required.
+	Rules []detect.Rule
+	// Name of the runner's snapshots in the store; default "detect".
+	Name string
+	// History is how much of what is stored is read when there is no snapshot to go
+	// on from, and by a rule that is new; default 35 days.
+	History time.Duration
+	// Poll is how often the ledger is asked for new batches; default 100 ms. It becomes
+	// longer, up to half a second, while asking and observing takes more than a quarter
+	// of the time: larger bites cost less.
+	Poll time.Duration
+	// Margin is the longest that an event may be under way between its receipt and
+	// the moment when its batch can be read: the queue of ingest, an append and an
+	// entry of the ledger, each fsynced; some tens of ms, and some hundreds on a server
+	// under load. Default 1 s, which is also what the engine allows for. It delays what
+	// is found of silence and of the last events before one, so it must leave room for
+	// the two seconds in which people are told.
+	Margin time.Duration
+	// SaveEvery is the time between snapshots, and with it how much is read again
+	// after a crash; default 1 minute. It becomes longer when making one takes more
+	// than 1 % of the time, for which nothing is observed.
+	SaveEvery time.Duration
+	// Seed keeps others from choosing names whose hashes collide. It does not change
+	// what is found. A snapshot brings its own.
+	Seed uint64
+}
+
+func (c Config) withDefaults() Config {
+	for _, d := range []struct {
+		v *time.Duration
+		d time.Duration
+	}{{&c.History, 35 * 24 * time.Hour}, {&c.Poll, 100 * time.Millisecond}, {&c.Margin, time.Second}, {&c.SaveEvery, time.Minute}} {
+		if *d.v == 0 {
+			*d.v = d.d
+		}
+	}
+	if c.Name == "" {
+		c.Name = "detect"
+	}
+	return c
+}
+
+// Validate names the first setting that is wrong.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	switch {
+	case c.History < 0:
+		return errors.New("detect: history is negative")
+	case c.Poll < time.Millisecond || c.Poll > 10*time.Second:
+		return fmt.Errorf("detect: poll is %v, and may be 1ms to 10s", c.Poll)
+	case c.Margin < 0 || c.Margin > time.Minute:
+		return fmt.Errorf("detect: margin is %v, and may be 0s to 1m", c.Margin)
+	case c.SaveEvery < time.Second || c.SaveEvery > time.Hour:
+		return fmt.Errorf("detect: save_every is %v, and may be 1s to 1h", c.SaveEvery)
+	}
+	return nil
+}
+
+// Store is what a runner needs of one; *store.Store is it. What a method does is said
+// there.
+type Store interface {
+	History
+	AppendFindings(ctx context.Context, rows []store.Finding) error
+	LastTold(ctx context.Context) (seq uint64, err error)
+	ToldAfter(ctx context.Context, seq uint64, f func(id string, version uint32)) error
+	OpenFindings(ctx context.Context) ([]store.Finding, error)
+	SaveSnapshot(ctx context.Context, n store.Snapshot, chunks [][]byte) error
+	Snapshots(ctx context.Context, name string) ([]store.Snapshot, error)
+	State(ctx context.Context, n store.Snapshot) ([]byte, error)
+}
+
+// History is the stored events and the ledger's account of them.
+type History interface {
+	Logs(ctx context.Context) ([]store.LogInfo, error)
+	SealedAfter(ctx context.Context, after map[string]uint64, most int) ([]store.SealedBatch, error)
+	SealedBefore(ctx context.Context, logID string, t time.Time) (batch uint64, err error)
+	EventsOf(ctx context.Context, batches []store.SealedBatch) (events []*event.Event, lacking int, err error)
+}
+
+// Observer hears what a runner does, for metrics. Its methods are called by the
+// runner's goroutine and must not block.
+type Observer interface {
+	// Observed: so many events were given to the engine; lag is now minus the time at
+	// which the newest of them was sealed.
+	Observed(events int, lag time.Duration)
+	// Late: so many events came after the engine's clock had passed them.
+	Late(events int)
+	// Told: a version of a finding is durable; opened for the first of it.
+	Told(severity detect.Severity, opened bool)
+	// Holds: what the engine has in memory.
+	Holds(c detect.Counts)
+	// Saved: a snapshot is durable. For stalled nothing was observed.
+	Saved(bytes int, stalled, took time.Duration)
+	// Failed: the store did not answer; it will be asked again.
+	Failed()
+}
+
+// Told is one version of a finding that has become durable.
+type Told struct {
+	detect.Change
+	Seq uint64 // its number among all that was told
+	At  time.Time
+	// History is set for what is found in events that were stored before there was
+	// a runner: it is worth a record, and nobody has to be woken for it.
+	History bool
+}
+
+// Deps are what a runner takes from its surroundings.
+type Deps struct {
+	Store Store
+	Now   func() time.Time
+	Log   *slog.Logger
+	Watch Observer
+	// Settled says up to which time of receipt, µs since 1970, all events are sealed;
+	// no event with this time or an earlier one may be sealed after it has said so. It
+	// knows of all that write to the store. nil: Now minus the margin.
+	Settled func() int64
+	// Tell is called with what was told, in order, when it is durable, by the runner's
+	// goroutine: it must not block. nil: nobody wants to hear.
+	Tell func(Told)
+}
+
+// afterFault is for how long the clock stands still after the store was away, unless
+// Settled knows better: ingest appends again what failed, with pauses of up to 7.5 s.
+const afterFault = 15 * time.Second
+
+// Runner runs the detectors. Make it with New, then Run it. Its fields belong to the
+// goroutine of Run, but for those that say otherwise.
+type Runner struct {
+	cfg Config
+	d   Deps
+
+	engine *detect.Engine
+	follow *follower
+	clock  int64 // that the engine was told last, µs; what came by itself it knows
+	told   telling
+	phases []phase // of catching up, see start.go
+	held   time.Time
+	faulty bool // the store did not answer last
+
+	save saving
+
+	rules []detect.Rule // in force
+	seed  uint64
+	gone  map[string]bool // rules that are not in force any more; their findings are to be ended
+
+	// The rest is for all goroutines.
+	reload   chan struct{} // has a token while no Reload is under way
+	handover chan *handover
+	begun    chan struct{} // closed when shared is set
+	ended    chan struct{} // closed when Run returns
+	shared   shared
+	caughtUp atomic.Int64 // all that was sealed before this time, µs, is observed
+}
+
+// New makes a runner; it does nothing until Run.
+func New(cfg Config, d Deps) *Runner {
+	r := &Runner{cfg: cfg.withDefaults(), d: d, reload: make(chan struct{}, 1), handover: make(chan *handover), begun: make(chan struct{}), ended: make(chan struct{})}
+	r.reload <- struct{}{}
+	return r
+}
+
+// Lag says how far the runner is behind: now minus the time up to which everything
+// that was sealed is observed. It may be called by anybody.
+func (r *Runner) Lag() time.Duration {
+	at := r.caughtUp.Load()
+	if at == 0 {
+		return 0 // it has not begun
+	}
+	return max(0, r.d.Now().Sub(time.UnixMicro(at)))
+}
+
+// Run observes until ctx ends; then it writes down what it remembers. It returns an
+// error when another service tells findings in the same store; a store that is away
+// is none.
+func (r *Runner) Run(ctx context.Context) error {
+	defer close(r.ended)
+	if err := r.insist(ctx, r.begin); err != nil {
+		return ended(ctx, err)
+	}
+	var warming sync.WaitGroup
+	defer warming.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if len(r.cfg.Rules) != len(r.rules) {
+		warming.Go(func() { r.warmUp(ctx) })
+	}
+	for {
+		start := time.Now()
+		if err := r.insist(ctx, r.round); err != nil {
+			return r.stop(ctx, err)
+		}
+		poll := time.NewTimer(max(r.cfg.Poll, min(3*time.Since(start), longestPoll)))
+		select {
+		case <-ctx.Done():
+			poll.Stop()
+			return r.stop(ctx, ctx.Err())
+		case <-poll.C:
+		case h := <-r.handover:
+			poll.Stop()
+			h.done <- r.take(ctx, h)
+		}
+	}
+}
+
+const longestPoll = 500 * time.Millisecond
+
+// insist calls do until it succeeds. The error is the context's, or one that trying
+// again does not mend.
+func (r *Runner) insist(ctx context.Context, do func(context.Context) error) error {
+	wait := 100 * time.Millisecond
+	for {
+		err := do(ctx)
+		if err == nil {
+			if r.faulty {
+				r.d.Log.Info("detection goes on")
+			}
+			r.faulty = false
+			return nil
+		}
+		if ctx.Err() != nil || errors.Is(err, store.ErrToldTwice) {
+			return err
+		}
+		r.fault(err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait + rand.N(wait/2)):
+		}
+		wait = min(2*wait, 5*time.Second)
+	}
+}
+
+// fault notes that the store did not answer.
+func (r *Runner) fault(err error) {
+	r.d.Watch.Failed()
+	r.held = r.d.Now().Add(afterFault)
+	if !r.faulty {
+		r.d.Log.Error("the store can't be read or written; detection waits, and nothing is lost", "error", err)
+	}
+	r.faulty = true
+}
+
+// round observes what was sealed since the last one. After an error it may be called
+// again: it goes on where it was.
+func (r *Runner) round(ctx context.Context) error {
+	if err := r.flush(ctx); err != nil {
+		return err
+	}
+	if err := r.closeGone(ctx); err != nil {
+		return err
+	}
+	asked := r.d.Now()
+	settled := r.settled(asked) // before the ledger is asked: what it covers is there
+	for {
+		if err := r.follow.poll(ctx, asked); err != nil {
+			return err
+		}
+		for {
+			events, err := r.follow.next(ctx)
+			if err != nil {
+				return err
+			}
+			if events == nil {
+				break
+			}
+			r.observe(events)
+			if err := r.flush(ctx); err != nil {
+				return err
+			}
+			r.publish()
+			r.saveWhenDue(ctx)
+		}
+		if again, err := r.nextPhase(ctx); err != nil {
+			return err
+		} else if !again && !r.follow.behind() {
+			break
+		}
+	}
+	if len(r.phases) == 0 && r.follow.finished() {
+		r.pass(settled)
+		r.caughtUp.Store(asked.UnixMicro())
+	}
+	if err := r.flush(ctx); err != nil {
+		return err
+	}
+	r.publish()
+	r.d.Watch.Holds(r.engine.Counts())
+	r.saveWhenDue(ctx)
+	return nil
+}
+
+// settled is the time up to which no event is still to come.
+func (r *Runner) settled(now time.Time) int64 {
+	if r.d.Settled != nil {
+		return r.d.Settled()
+	}
+	if now.Before(r.held) {
+		return 0
+	}
+	return now.Add(-r.cfg.Margin).UnixMicro()
+}
+
+// observe gives the engine events.
+func (r *Runner) observe(events []*event.Event) {
+	late := 0
+	for _, e := range events {
+		if e.ReceivedAt < r.clock {
+			late++
+		}
+		r.engine.Add(e)
+	}
+	if late > 0 {
+		r.d.Watch.Late(late)
+	}
+	sealed := r.follow.sealedAt()
+	r.caughtUp.Store(sealed)
+	r.d.Watch.Observed(len(events), max(0, r.d.Now().Sub(time.UnixMicro(sealed))))
+}
+
+// pass lets the engine's clock pass to at, when nothing is still to come before.
+func (r *Runner) pass(at int64) {
+	if at <= r.clock {
+		return
+	}
+	r.engine.Advance(at)
+	r.clock = at
+}
+
+// shared is what Run's goroutine lets others know.
+type shared struct {
+	sync.Mutex
+	positions map[string]uint64
+	rules     []detect.Rule
+	seed      uint64
+}
+
+// publish says how far the runner has come, and under which rules.
+func (r *Runner) publish() {
+	p := r.follow.positions()
+	r.shared.Lock()
+	defer r.shared.Unlock()
+	r.shared.positions, r.shared.rules, r.shared.seed = p, r.rules, r.seed
+}
+
+// stop writes down what is remembered. Work that is cut off by ctx is at a point from
+// which it could go on, and so could be a later run.
+func (r *Runner) stop(ctx context.Context, err error) error {
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	defer r.endSave() // the store may be closed after Run
+	if errors.Is(err, store.ErrToldTwice) {
+		return ended(ctx, err)
+	}
+	if err := r.flush(late); err != nil {
+		r.d.Log.Warn("what was found last is found again at the next start", "error", err)
+		return nil
+	}
+	if err := r.saveNow(late); err != nil {
+		r.d.Log.Warn("the state of the detectors is not saved; the next start reads more of the log again", "error", err)
+	}
+	return nil
+}
+
+// ended is what Run returns.
+func ended(ctx context.Context, err error) error {
+	if errors.Is(err, store.ErrToldTwice) {
+		return fmt.Errorf("detection stops: %w; run the detect role once for each store", err)
+	}
+	if ctx.Err() != nil {
+		return nil //nolint:nilerr // it was told to end
+	}
+	return err
+}
