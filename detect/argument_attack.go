@@ -25,7 +25,7 @@ import (
 //   - high: ScanClasses different classes, or a call that succeeds with such a
 //     signal after three that failed;
 //   - medium: Repeats calls, or one at a tool that is well known (200 calls on two
-//     days) and never or hardly ever gets such arguments;
+//     days) and never or hardly ever (a tenth of UsualRate) gets such arguments;
 //   - low: one at another tool.
 //
 // Weak classes, which ordinary text and local work have as well (hidden_unicode,
@@ -83,6 +83,7 @@ const (
 	attackKnown     = 200 // calls of a tool that is well known
 	attackKnownDays = 2
 	attackFailures  = 3
+	attackHardly    = 0.1 // part of UsualRate below which a class hardly ever comes
 	attackEvidence  = 8
 	attackHalve     = 20_000 // calls after which a tool's counts are halved, so that it can change
 )
@@ -299,6 +300,9 @@ func (d *argumentAttack) tried(v *Seen, out *Out, t *attackedTool, unusual uint3
 		s.Reason = fmt.Sprintf("%s made %s with %s in %s, the newest on %s", sayName(who), sayCount(r.Strong, "call"), attackNames(r.Classes), saySpan(r.Last-r.First), where)
 	case strong != 0 && known:
 		s.Severity = Medium
+		if n := t.before(strong); n >= attackHours && float64(n) > d.cfg.UsualRate*attackHardly*float64(t.Calls) {
+			s.Severity = Low
+		}
 		s.Reason = fmt.Sprintf("arguments of %s for %s have %s, which %d of its %d calls before had; the call ended with %s", sayName(who), where, what, t.before(strong), t.Calls-1, v.Outcome)
 	case strong != 0:
 		s.Severity = Low

@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -13,6 +14,21 @@ func attackCall(at time.Duration, tool, outcome string, signals ...string) *even
 	e := call(at, "alice", "files", tool)
 	e.Outcome, e.Signals = outcome, signals
 	return e
+}
+
+func TestAnArgumentThatATwoHundredthOfItsCallsHaveIsLow(t *testing.T) {
+	var events []*event.Event
+	for i := range 1000 { // an hour's calls of one identity after another
+		e := call(time.Duration(i)*10*time.Minute, fmt.Sprint("agent", i/6), "files", "lookup")
+		if i > 0 && i%200 == 0 {
+			e.Signals = []string{"sql_injection"}
+		}
+		events = append(events, e)
+	}
+	odd := call(1000*10*time.Minute, "alice", "files", "lookup")
+	odd.Signals = []string{"sql_injection"}
+	found := feedFor(t, DefaultArgumentAttack(), append(events, odd))
+	feedWant(t, found[len(found)-1:], "low alice: have sql_injection, which 4 of its 1000 calls before had")
 }
 
 func TestOneOddArgument(t *testing.T) {

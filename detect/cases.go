@@ -103,8 +103,11 @@ func (o *Out) open(s *Signal) {
 }
 
 func (o *Out) update(x *openCase, s *Signal) {
-	worse := s.Severity > x.Finding.Severity
+	worse := s.Severity > x.Finding.Severity && !s.Quiet
 	x.take(s, o.v)
+	if s.Quiet {
+		return
+	}
 	// Once a minute, or when it has become ten times what was told.
 	if worse || o.clock-x.ToldAt >= updateEvery || x.Finding.Events >= 10*max(x.ToldSize, 10) {
 		o.told(x, worse)
@@ -115,7 +118,7 @@ func (o *Out) update(x *openCase, s *Signal) {
 // never becomes less severe.
 func (x *openCase) take(s *Signal, v *Seen) {
 	f := &x.Finding
-	f.LastSeenAt = max(f.LastSeenAt, s.Last)
+	f.LastSeenAt = max(f.LastSeenAt, s.Last, f.StartedAt)
 	if v != nil {
 		f.addEvidence(v.EventID)
 	} else {

@@ -78,7 +78,7 @@ const (
 
 var (
 	volumeNames = [volumeKinds]string{"results", "different reads", "sent to open-world tools"}
-	volumeDeeds = [volumeKinds]string{"was given %s of results", "has read %s different things", "has sent %s to open-world tools"}
+	volumeDeeds = [volumeKinds]string{"was given %s of results", "has read about %s different things", "has sent %s to open-world tools"}
 )
 
 const (
@@ -224,8 +224,11 @@ func (d *dataEgress) raise(v *Seen, out *Out, g *volumes) {
 	who, n := Identity(v.Event), &span.Norm[kind]
 	s := Signal{
 		Group: v.Who, Subject: Subject{Tenant: v.Tenant, Principal: who}, Start: span.Began, Score: worst,
-		Observed: fmt.Sprintf("%s %s in %s", volumeSay(kind, span.Now[kind]), volumeNames[kind], saySpan(v.At-span.Began)),
+		Observed: volumeSay(kind, span.Now[kind]) + " " + volumeNames[kind],
 		Expected: fmt.Sprintf("less than %s in an hour or a day for an identity that is not known yet", volumeSay(kind, span.Allow[kind])),
+	}
+	if v.At > span.Began {
+		s.Observed += " in " + saySpan(v.At-span.Began)
 	}
 	if worst >= volumeAbsurd {
 		s.Severity = High
@@ -244,7 +247,7 @@ func (d *dataEgress) raise(v *Seen, out *Out, g *volumes) {
 
 func volumeSay(kind int, x float64) string {
 	if kind == volumeReads {
-		return fmt.Sprintf("about %.0f", x)
+		return fmt.Sprintf("%.0f", x)
 	}
 	return sayBytes(x)
 }

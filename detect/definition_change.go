@@ -35,6 +35,9 @@ import (
 // When a tool goes back and forth between known definitions, instances of different
 // versions are at work: info, once.
 //
+// From the fourth tool of a server within Batch on, those that are dangerous, new or
+// changed, are one finding for the server.
+//
 // The score is the number of tools that changed, or for one tool the number of
 // signs: hidden characters, instructions, length, three hints.
 //
@@ -80,6 +83,7 @@ const (
 	definitionsMost = 8 // of a tool that are remembered: the newest
 	definitionSwaps = 3 // times back and forth that are told
 	definitionNames = 8 // tools of a finding that are named
+	definitionOwn   = 3 // dangerous definitions of a server within Batch with a finding of their own
 	// After so many changes without another version a tool's description has
 	// something in it that changes by itself, such as today's date.
 	definitionFickle = 4
@@ -119,6 +123,18 @@ type changedServer struct {
 	Start [2]int64
 	Count [2]uint64
 	Names [2][]string
+
+	Dangers    uint64 // dangerous definitions within Batch of the first
+	DangerFrom int64
+}
+
+// tools names the tools of a finding. Beyond definitionNames nobody knows how many
+// there are, since a tool may change twice.
+func (s *changedServer) tools(kind int) string {
+	if names := s.Names[kind]; len(names) < definitionNames {
+		return sayNames(names)
+	}
+	return sayNames(s.Names[kind][:4]) + " and others"
 }
 
 func (d *definitionChange) State() any { return &d.state }
@@ -194,6 +210,17 @@ func (d *definitionChange) dangerous(v *Seen, out *Out, t *definedTool, signs ui
 	if signs&signHidden != 0 || len(t.Known) > 1 && signs != signOverlong || signs&signPowers != 0 {
 		s.Severity = High
 	}
+	c, _ := d.state.Servers.Get(v.Home, v.Clock)
+	all := v.Home.With(Key{4})
+	if c.Dangers == 0 || farApart(v.At, c.DangerFrom, micros(d.cfg.Batch)) && !out.IsOpen(all) {
+		c.Dangers, c.DangerFrom = 0, v.At
+	}
+	c.Dangers++
+	if c.Dangers > definitionOwn && !out.IsOpen(v.Tool) {
+		n := c.Dangers - definitionOwn
+		s.Group, s.Subject.Target, s.Score = all, "", float64(n)
+		s.Reason = fmt.Sprintf("besides %d tools of %s with a finding of their own, %s like theirs; the newest: %s", definitionOwn, sayName(v.Server), sayCount(n, "definition"), s.Reason)
+	}
 	out.Raise(s)
 }
 
@@ -233,7 +260,7 @@ func (d *definitionChange) other(v *Seen, out *Out, t *definedTool, x definition
 	case gained != 0 && !listed && at >= 0 && len(t.Known) == 1:
 		d.dangerous(v, out, t, gained, "was called before it was listed, and its definition has "+signSay(gained))
 	case gained != 0:
-		d.dangerous(v, out, t, gained, "has changed, and what no definition of it had before: "+signSay(gained))
+		d.dangerous(v, out, t, gained, "has changed, with what no definition of it had before: "+signSay(gained))
 	case at < 0:
 		d.changed(v, out, t, sameVersion)
 	case before != at:
@@ -284,14 +311,14 @@ func (d *definitionChange) changed(v *Seen, out *Out, t *definedTool, sameVersio
 	}
 	x := Signal{
 		Group: group, Subject: Subject{Tenant: v.Tenant, Server: v.Server}, Start: s.Start[kind], Score: float64(s.Count[kind]),
-		Observed: sayCount(s.Count[kind], "definition") + " changed", Workings: []Working{{"tools", sayNames(s.Names[kind])}, {"server version", v.ServerVersion}},
+		Observed: sayCount(s.Count[kind], "definition") + " changed", Workings: []Working{{"tools", s.tools(kind)}, {"server version", v.ServerVersion}},
 	}
 	if sameVersion {
 		x.Severity, x.Expected = Medium, "no change without another server version"
-		x.Reason = fmt.Sprintf("%s of tools of %s changed without another server version (%s): %s", sayCount(s.Count[kind], "definition"), sayName(v.Server), sayName(v.ServerVersion), sayNames(s.Names[kind]))
+		x.Reason = fmt.Sprintf("%s of tools of %s changed without another server version (%s): %s", sayCount(s.Count[kind], "definition"), sayName(v.Server), sayName(v.ServerVersion), s.tools(kind))
 	} else {
 		x.Severity, x.Expected = Info, "changes with a server version, as here"
-		x.Reason = fmt.Sprintf("%s of tools of %s changed with server version %s: %s", sayCount(s.Count[kind], "definition"), sayName(v.Server), sayName(v.ServerVersion), sayNames(s.Names[kind]))
+		x.Reason = fmt.Sprintf("%s of tools of %s changed with server version %s: %s", sayCount(s.Count[kind], "definition"), sayName(v.Server), sayName(v.ServerVersion), s.tools(kind))
 	}
 	out.Raise(x)
 }

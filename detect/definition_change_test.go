@@ -39,7 +39,7 @@ func TestPoisonOnTheFirstDay(t *testing.T) {
 		definitionListed(0, "a", "1", 1, definitionReadOnly, "hidden_unicode"),
 		definitionListed(1, "b", "1", 2, definitionReadOnly, "injection_phrase"),
 		definitionListed(2, "c", "1", 3, definitionReadOnly, "overlong"),
-		used, definitionListed(5*time.Minute, "d", "1", 9, event.DefaultHints, "injection_phrase"),
+		used, definitionListed(2*time.Hour, "d", "1", 9, event.DefaultHints, "injection_phrase"),
 	}), "high files a: is new and its definition has hidden characters", "medium files b: instructions to a model", "medium files c: overlong",
 		"medium files d: was called before it was listed")
 }
@@ -62,6 +62,20 @@ func TestRugPulls(t *testing.T) {
 	}), `medium files: 1 definition of tools of "files" changed without another server version ("1"): "a"`, "high files a: hidden characters")
 }
 
+func TestAReleaseThatMakesAllToolsDangerousIsToldFourTimes(t *testing.T) {
+	var events []*event.Event
+	for i := range 40 {
+		events = append(events, definitionListed(time.Duration(i)*time.Second, fmt.Sprint("tool", i), "1", byte(i+1), definitionReadOnly))
+	}
+	for i := range 40 {
+		events = append(events, definitionListed(time.Hour+time.Duration(i)*time.Second, fmt.Sprint("tool", i), "2", byte(i+101), event.DefaultHints))
+	}
+	found := feedFor(t, DefaultDefinitionChange(), events)
+	feedWant(t, found, "high files tool0: it is destructive", "high files tool1: it is destructive", "high files tool2: it is destructive",
+		`high files: besides 3 tools of "files" with a finding of their own, 37 definitions like theirs; the newest: tool "tool39"`)
+	feedSaved(t, DefaultDefinitionChange(), events)
+}
+
 func TestReleasesAreOneInfo(t *testing.T) {
 	var events []*event.Event
 	for i := range 40 {
@@ -71,7 +85,7 @@ func TestReleasesAreOneInfo(t *testing.T) {
 		events = append(events, definitionListed(time.Hour+time.Duration(i)*time.Second, fmt.Sprint("tool", i), "2", byte(i+101), definitionReadOnly))
 	}
 	found := feedFor(t, DefaultDefinitionChange(), events)
-	feedWant(t, found, "info files: 40 definitions of tools of \"files\" changed with server version \"2\": \"tool0\"")
+	feedWant(t, found, "info files: 40 definitions of tools of \"files\" changed with server version \"2\": \"tool0\", \"tool1\", \"tool2\", \"tool3\" and others")
 }
 
 func TestInstancesOfTwoVersions(t *testing.T) {

@@ -2,6 +2,7 @@ package detect
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -179,7 +180,7 @@ func (d *emitterGap) lost(k Key, q *gapSequence, v *Seen, out *Out) {
 		q.begin(v.At)
 	}
 	q.Tenant, q.Server, q.Emitter = kept(v.Tenant), kept(v.Server), kept(v.EmitterID)
-	q.Lost += n
+	q.Lost += min(n, math.MaxUint64-q.Lost)
 	d.raise(k, q, Signal{}, out)
 }
 
@@ -230,9 +231,10 @@ func (d *emitterGap) raise(k Key, q *gapSequence, s Signal, out *Out) {
 	missing := q.Told - min(q.Late, q.Told)
 	s.Group, s.Start = k, q.Start
 	s.Subject = Subject{Tenant: q.Tenant, Emitter: q.Emitter}
-	s.Score = float64(max(missing+q.Lost, 1))
+	all := missing + min(q.Lost, math.MaxUint64-missing)
+	s.Score = float64(max(all, 1))
 	s.Expected = "every event, numbered without a gap"
-	s.Observed = sayCount(missing+q.Lost, "event") + " missing"
+	s.Observed = sayCount(all, "event") + " missing"
 	s.Reason = fmt.Sprintf("emitter %s at %s", sayName(q.Emitter), sayName(q.Server))
 	if q.Told > 0 {
 		s.Reason += fmt.Sprintf(" numbered %s that did not come within %s%s", sayCount(q.Told, "event"), saySpan(micros(d.cfg.Grace)), q.numbers())

@@ -3,6 +3,7 @@ package detect
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,6 +61,18 @@ func TestLossesThatAnEmitterReports(t *testing.T) {
 	e := events[1]
 	e.Kind, e.Method, e.Outcome, e.Labels = "other", "mcpaudit/lost", "protocol_error", []event.Label{{Key: "lost", Value: "17"}}
 	feedWant(t, feedFor(t, DefaultEmitterGap(), events), "medium emitter: says itself that it lost 17 events")
+}
+
+func TestAnAbsurdNumberIsNoSmallLoss(t *testing.T) {
+	events := gapEvents(1, 1<<64-2, 1<<64-1)
+	lost := events[2]
+	lost.Kind, lost.Method, lost.Labels = "other", "mcpaudit/lost", []event.Label{{Key: "lost", Value: "17"}}
+	lost.OccurredAt += micros(10 * time.Minute)
+	found := feedFor(t, DefaultEmitterGap(), events)
+	feedWant(t, found, "medium emitter: says itself that it lost 17 events")
+	if found[0].Score < 1e19 || !strings.HasPrefix(found[0].Observed, "1844674407370955") {
+		t.Errorf("observed %s, score %g", found[0].Observed, found[0].Score)
+	}
 }
 
 func TestManyGapsStayCounted(t *testing.T) {

@@ -70,8 +70,10 @@ type sender struct {
 	Tenant, Server string
 	Emitter        string // empty for a server
 	Home           Key
-	Newest         int64 // of a server: when its newest emitter was first heard
-	Due            int64 // 0: not worked out since the last event
+	Newest         int64    // of a server: when its newest emitter was first heard
+	ID             event.ID // of the last event
+	Due            int64    // 0: not worked out since the last event
+	Away           int64    // µs for which the service was away since the last event
 	Habit          bool
 }
 
@@ -89,6 +91,19 @@ func (d *emitterSilent) size() (groups int, evicted uint64) {
 // end says that the input has ended: silence after it says nothing.
 func (d *emitterSilent) end() { d.ended = true }
 
+// absent counts as no silence what the service itself did not hear.
+func (d *emitterSilent) absent(from, to int64) {
+	for _, among := range []*Groups[sender]{&d.state.Emitters, &d.state.Servers} {
+		among.Each(func(_ Key, _ int64, s *sender) bool {
+			s.Norm.Last += to - from
+			s.Away += to - from
+			s.Due = 0
+			return true
+		})
+	}
+	d.state.Next = min(d.state.Next, to+micros(d.cfg.Least))
+}
+
 func (d *emitterSilent) Observe(v *Seen, _ *Out) {
 	if v.Kind == "admin" || v.Kind == "finding" {
 		return
@@ -100,7 +115,9 @@ func (d *emitterSilent) Observe(v *Seen, _ *Out) {
 	}
 	server.Norm.heard(v.Clock)
 	emitter.Norm.heard(v.Clock)
+	server.Away, emitter.Away = 0, 0
 	server.Due, emitter.Due = 0, 0
+	server.ID, emitter.ID = v.EventID, v.EventID
 	d.state.Next = min(d.state.Next, v.Clock+micros(d.cfg.Least))
 }
 
@@ -166,13 +183,13 @@ func (d *emitterSilent) Advance(clock int64, out *Out) {
 
 // silent tells of a server or an emitter that is due.
 func (d *emitterSilent) silent(k Key, s *sender, clock int64, out *Out) {
-	allowed := s.Due - s.Norm.Last
+	allowed, heard := s.Due-s.Norm.Last, s.Norm.Last-s.Away
 	x := Signal{
-		Group: k, Subject: Subject{Tenant: s.Tenant, Server: s.Server}, Start: s.Norm.Last, Last: s.Norm.Last, Severity: Medium,
+		Group: k, Subject: Subject{Tenant: s.Tenant, Server: s.Server}, Start: heard, Last: heard, Severity: Medium, Before: []event.ID{s.ID},
 		Score:    float64(clock-s.Norm.Last) / float64(max(allowed, 1)),
 		Observed: saySpan(clock-s.Norm.Last) + " of silence",
 		Expected: fmt.Sprintf("at most %s; its longest usual pause is %s", saySpan(allowed), saySpan(s.Norm.longest()*1e6)),
-		Workings: []Working{{"last event", sayTime(s.Norm.Last)}, {"known since", sayTime(s.Norm.First)}, {"events", fmt.Sprint(s.Norm.Events)}},
+		Workings: []Working{{"last event", sayTime(heard)}, {"known since", sayTime(s.Norm.First)}, {"events", fmt.Sprint(s.Norm.Events)}},
 	}
 	what := "server " + sayName(s.Server)
 	if s.Habit || s.Norm.longest() >= silenceNight {
@@ -190,7 +207,7 @@ func (d *emitterSilent) silent(k Key, s *sender, clock int64, out *Out) {
 	if s.Habit {
 		why = "through hours in which it usually sends"
 	}
-	x.Reason = fmt.Sprintf("%s has sent nothing since %s, for %s, %s", what, sayTime(s.Norm.Last), saySpan(clock-s.Norm.Last), why)
+	x.Reason = fmt.Sprintf("%s has sent nothing since %s, for %s, %s", what, sayTime(heard), saySpan(clock-heard), why)
 	if s.Emitter != "" {
 		x.Reason += ", while others of the server go on"
 	}

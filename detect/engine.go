@@ -45,26 +45,14 @@ const (
 	// of any detector. After it nothing changes any more.
 	farthest = 40 * 24 * int64(time.Hour/time.Microsecond)
 	// maxHeld bounds the events that are held back. It is only ever reached where
-	// events are sorted by another time than the one they were received at.
+	// events are not in order.
 	maxHeld = 1 << 20
-)
-
-// Arrival says how the events of an input are sorted.
-type Arrival int
-
-const (
-	// AsReceived: as the log has them, by the service's clock.
-	AsReceived Arrival = iota
-	// AsOccurred: by the time of occurrence, as an export has them, or events
-	// that no service has received yet.
-	AsOccurred
 )
 
 // Engine runs a set of rules. It belongs to one goroutine.
 type Engine struct {
-	rules   []*running
-	arrival Arrival
-	tell    func(Change)
+	rules []*running
+	tell  func(Change)
 
 	hash  hasher
 	held  heldEvents
@@ -94,8 +82,8 @@ type running struct {
 // New makes an engine with empty state. Seed is secret and keeps others from
 // choosing names whose hashes collide; it does not change what is found. Tell is
 // called for every finding that opens, changes or is resolved, in order.
-func New(rules []Rule, arrival Arrival, seed uint64, tell func(Change)) *Engine {
-	x := &Engine{arrival: arrival, tell: tell, hash: hasher{seed: seed}}
+func New(rules []Rule, seed uint64, tell func(Change)) *Engine {
+	x := &Engine{tell: tell, hash: hasher{seed: seed}}
 	for _, r := range rules {
 		x.rules = append(x.rules, x.start(r))
 	}
@@ -106,12 +94,14 @@ func (x *Engine) start(r Rule) *running {
 	return &running{rule: r, detector: r.With.New(), cases: newCases(&r)}
 }
 
-// Add takes the next event. It is observed, now or later, and must not be changed.
+// Add takes the next event, in the order of the log; of events that no service has
+// received yet, in the order in which they occurred. It is observed, now or later, and
+// must not be changed.
 func (x *Engine) Add(e *event.Event) {
 	x.held.push(hold(e))
 	// Until when no event can come any more whose turn is before.
 	settled := e.OccurredAt
-	if e.ReceivedAt != 0 && x.arrival == AsReceived {
+	if e.ReceivedAt != 0 {
 		settled = e.ReceivedAt - underWay
 	}
 	x.release(settled)
@@ -137,8 +127,14 @@ func (x *Engine) Flush() {
 // Finish is Flush, and then lets all windows end and resolves what is open.
 func (x *Engine) Finish() {
 	x.Flush()
-	end := x.clock + farthest
-	for x.Counts().Open > 0 && x.clock < end {
+	for _, r := range x.rules {
+		if d, ok := r.detector.(ender); ok {
+			d.end()
+		}
+	}
+	const waiting = int64(15 * time.Minute / time.Microsecond) // what holds back what it has seen
+	least, most := x.clock+waiting, x.clock+farthest
+	for x.clock < least || x.Counts().Open > 0 && x.clock < most {
 		x.pass(x.clock + tick)
 	}
 }
@@ -173,7 +169,31 @@ func (x *Engine) pass(clock int64) {
 	x.clock = clock
 }
 
+// ServiceStarted is the method of the event by which the service says that it runs
+// again. That nothing was received before it says nothing of those who send.
+const ServiceStarted = "mcpaudit/start"
+
+// absent is a detector that has to know that the service was away: nothing could be
+// heard from, until to.
+type absent interface{ absent(from, to int64) }
+
+// away lets the clock pass without anybody having listened.
+func (x *Engine) away(clock int64) {
+	if x.clock == 0 || clock <= x.clock {
+		return
+	}
+	for _, r := range x.rules {
+		if d, ok := r.detector.(absent); ok {
+			d.absent(x.clock, clock)
+		}
+	}
+	x.clock, x.ticks = clock, clock/tick
+}
+
 func (x *Engine) observe(h heldEvent) {
+	if h.event.Kind == "admin" && h.event.Method == ServiceStarted {
+		x.away(h.turn)
+	}
 	x.pass(h.turn)
 	x.count.Events++
 	at := h.event.OccurredAt
@@ -210,9 +230,14 @@ type sized interface {
 	size() (groups int, evicted uint64)
 }
 
+// ender is a detector that has to know that the silence which follows is the end of
+// the input, and nobody's.
+type ender interface{ end() }
+
 // Replace goes on with other rules. A rule of the same name and digest keeps its
 // state and its open findings; a changed or new one starts with what warm has, an
-// engine that was given the history without telling, or empty when warm is nil.
+// engine that was given the history without telling, or empty when warm is nil. Both
+// must have come to the same point: the same events, the same clock.
 func (x *Engine) Replace(rules []Rule, warm *Engine) {
 	var next []*running
 	for _, r := range rules {

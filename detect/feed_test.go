@@ -42,13 +42,6 @@ func feedNumber(events []*event.Event) {
 	}
 }
 
-func feedArrival(events []*event.Event) Arrival {
-	if len(events) > 0 && events[0].ReceivedAt != 0 {
-		return AsReceived
-	}
-	return AsOccurred
-}
-
 // feedEnd lets half an hour pass in which nothing happens, so that what waits is
 // decided, and ends the stream.
 func feedEnd(x *Engine, events []*event.Event) {
@@ -78,7 +71,7 @@ func feedQuiet(t *testing.T, cfg Config, quiet time.Duration, events []*event.Ev
 	feedNumber(events)
 	var order []string
 	last := map[string]Finding{}
-	x := New([]Rule{feedRule(cfg, quiet)}, feedArrival(events), 1, func(c Change) {
+	x := New([]Rule{feedRule(cfg, quiet)}, 1, func(c Change) {
 		if _, ok := last[c.ID]; !ok {
 			order = append(order, c.ID)
 		}
@@ -127,14 +120,14 @@ func feedSaved(t *testing.T, cfg Config, events []*event.Event) {
 	run := func(cut int) (changes []Change) {
 		rules := []Rule{feedRule(cfg, 30*time.Minute)}
 		tell := func(c Change) { changes = append(changes, c) }
-		x := New(rules, feedArrival(events), 1, tell)
+		x := New(rules, 1, tell)
 		for i, e := range events {
 			if i == cut {
 				var b bytes.Buffer
 				if err := x.Save(&b); err != nil {
 					t.Fatal(err)
 				}
-				x = New(rules, feedArrival(events), 2, tell)
+				x = New(rules, 2, tell)
 				if lacking, err := x.Load(&b); err != nil || len(lacking) > 0 {
 					t.Fatal(lacking, err)
 				}
@@ -164,7 +157,7 @@ func feedHostile(t *testing.T, cfg Config, most int, change func(i int, r *rand.
 	opened := 0
 	d := cfg.New()
 	rule := feedRule(feedFixed{cfg, d}, time.Hour)
-	x := New([]Rule{rule}, AsReceived, 1, func(c Change) {
+	x := New([]Rule{rule}, 1, func(c Change) {
 		if c.Version == 1 {
 			opened++
 		}

@@ -40,11 +40,12 @@ func (g *Groups[S]) Get(k Key, clock int64) (s *S, fresh bool) {
 		}
 		x, fresh = &group[S]{key: k}, true
 		g.index[k] = x
-	} else if x != g.head {
-		g.unlink(x)
 	}
 	x.touched = clock
 	if x != g.head {
+		if !fresh {
+			g.unlink(x)
+		}
 		g.link(x)
 	}
 	return &x.state, fresh

@@ -159,7 +159,9 @@ func (d *identityHijack) held(v *Seen, out *Out, k Key, here *holdingPlace, amon
 
 // second sees a principal that is not the first one.
 func (d *identityHijack) second(v *Seen, out *Out, who, k Key, h *holding, session, refused, already bool) bool {
-	h.Others.add(who)
+	if !refused || len(h.Others) == 0 { // who is kept out shares nothing
+		h.Others.add(who)
+	}
 	if len(h.Others) > 1 {
 		shared, _ := d.state.Shared.Get(v.Home, v.Clock)
 		*shared = true

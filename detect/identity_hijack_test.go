@@ -27,6 +27,17 @@ func TestASessionOfTwoPrincipals(t *testing.T) {
 	feedWant(t, feedFor(t, DefaultIdentityHijack(), events), `medium alice files: used by "mallory" in 2 events; the newest was refused`)
 }
 
+func TestNamesThatAreRefusedMakeNoGateway(t *testing.T) {
+	events := []*event.Event{heldCall(0, "alice", "s1", "", "", "")}
+	for i := range 5 {
+		e := heldCall(time.Duration(i+1)*time.Second, fmt.Sprint("made-up", i), "s1", "", "", "")
+		e.Outcome, e.HTTPStatus = "denied", 403
+		events = append(events, e)
+	}
+	events = append(events, heldCall(time.Hour, "bob", "s2", "", "", ""), heldCall(time.Hour+time.Minute, "mallory", "s2", "", "", ""))
+	feedWant(t, feedFor(t, DefaultIdentityHijack(), events), `medium alice files: used by "made-up4" in 5 events`, `high bob files: used by "mallory"`)
+}
+
 func TestACredentialOfTwoPrincipals(t *testing.T) {
 	var events []*event.Event
 	for i := range 20 {

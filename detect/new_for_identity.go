@@ -18,10 +18,11 @@ import (
 // model does), against the rate of somebody who finds his way about: a new server a
 // day, a new tool every five days. What few peers use counts more, up to e² times,
 // what everybody uses less, and so does what others have just begun to use as well:
-// that is a roll-out. A destructive or open-world tool counts more, a read-only one
-// less, if its server says which it is. Further new tools of one day count 0.35 of
-// the one before, those of a server that is itself new nothing: that they are new
-// follows from it. The logarithms add up and fade by half in a week.
+// from the third one on that is a roll-out, and no finding by itself. A destructive
+// or open-world tool counts more, a read-only one less, if its server says which it
+// is. Further new tools of one day count 0.35 of the one before, those of a server
+// that is itself new nothing: that they are new follows from it. The logarithms add
+// up and fade by half in a week.
 //
 // The score is the decimal logarithm of how many times likelier what was seen is for
 // somebody who finds his way about than for this identity. Of 6,770 active days of
@@ -68,8 +69,12 @@ const (
 	newCap     = 1.5  // how far the sum goes beyond what is enough, so that it comes down again
 	// A server is new for so many days, and after so many without a first use a
 	// finding is not taken up again. The shipped rule resolves after the same time.
-	newLull       = 5
-	newForgotten  = 0.3 // a sum below this is as good as none
+	newLull      = 5
+	newForgotten = 0.3 // a sum below this is as good as none
+	// When so many others have begun to use a thing within days, it is a roll-out: a
+	// first use of it is at most this part of what is enough.
+	newRollOut, newRollOutPart = 1.8, 0.5
+
 	newMaxServers = 32
 	newEvidence   = 4
 	newTenantMost = 50_000 // days of its identities, after which what is old counts half
@@ -267,6 +272,9 @@ func (d *newForIdentity) judge(v *Seen, g *newThingGroup, server bool, out *Out)
 	}
 	rate.Firsts++
 	rate.Shares += share
+	if recent >= newRollOut {
+		x = min(x, newRollOutPart*d.enough)
+	}
 	if x <= 0 {
 		return
 	}

@@ -124,6 +124,20 @@ func TestNewForIdentityRollOut(t *testing.T) {
 	}
 }
 
+func TestNewForIdentityTellsOfARollOutNoMoreThanTwice(t *testing.T) {
+	var events []*event.Event
+	for day := range 63 {
+		for i := range 10 {
+			at := time.Duration(day)*24*time.Hour + time.Duration(i)*time.Minute
+			events = append(events, call(at, fmt.Sprint("user", i), "files", "read"))
+			if day >= 60 {
+				events = append(events, call(at+time.Hour, fmt.Sprint("user", i), "wiki", "search"))
+			}
+		}
+	}
+	feedWant(t, feedQuiet(t, DefaultNewForIdentity(), 5*24*time.Hour, inOrder(events)), "medium user0: none of 9", "medium user1: 1 of 9")
+}
+
 func TestNewForIdentitySavedInTheMiddle(t *testing.T) {
 	events := newWork(6, 60)
 	for day := 20; day < 60; day += 7 {

@@ -40,6 +40,9 @@ import (
 // people in public commit histories, 1 in 280 was flagged at the shipped settings.
 //
 // Addresses and anonymous callers have no profile. Hours are UTC; a day is a UTC day.
+// An identity is one of its own peers: where a tenant has only one or two, a new hour
+// is soon the peers' hour as well, and a job that moves from the night to noon is not
+// told.
 type OffHours struct {
 	MinDays   int     `key:"min_days" doc:"active days of an identity before its hours are judged"`
 	Likelier  float64 `key:"likelier" doc:"how many times likelier recent hours must be for the identity's peers than for itself"`
@@ -214,7 +217,9 @@ func (d *offHours) endDay(v *Seen, g *offHoursGroup, day int64) {
 	}
 	if !g.Open {
 		g.Sum *= float32(math.Exp2(-float64(day-g.Day) / offHoursMemory))
-		g.Calls, g.Slots, g.Start = 0, 0, 0
+		if day != g.Day+1 || g.Rare == 0 || v.At/microsPerHour-g.Hour > offHoursPause {
+			g.Calls, g.Slots, g.Start = 0, 0, 0 // else it is a night, which midnight does not end
+		}
 	}
 	g.Day, g.Hours, g.Rare = day, 0, 0
 }

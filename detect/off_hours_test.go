@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,6 +55,17 @@ func TestOffHoursTellsOfTheFirstCallInTheNight(t *testing.T) {
 	feedWant(t, found, "medium ann: active on Sunday 05:50 UTC; in 50 active days never between 17:00 and 08:00; 9 calls in 3 rare hours since 2026-03-15 03:10")
 	if f := found[0]; f.StartedAt != hoursSunday.UnixMicro() || f.Events != 9 || f.Expected != "nine tenths of its activity between 08:00 and 17:00 UTC, Monday to Friday" {
 		t.Errorf("started %v, %d events, expected %q", time.UnixMicro(f.StartedAt).UTC(), f.Events, f.Expected)
+	}
+}
+
+func TestOffHoursCountsANightFromItsBeginning(t *testing.T) {
+	events := office("ann", 10, 8, 17, time.UTC)
+	for i := range 6 { // from Saturday 23:10 to Sunday 02:30
+		events = append(events, hoursCall(hoursSunday.Add(-4*time.Hour+time.Duration(i)*40*time.Minute), "ann"))
+	}
+	found := feedQuiet(t, DefaultOffHours(), 7*24*time.Hour, hoursSorted(events))
+	if len(found) != 1 || time.UnixMicro(found[0].StartedAt).UTC().Day() != 14 || strings.Contains(found[0].Reason, "weeks before") {
+		t.Errorf("%+v", found)
 	}
 }
 

@@ -77,7 +77,7 @@ func sayBytes(n float64) string {
 		}
 		n /= 1024
 	}
-	return fmt.Sprintf("%.4g PiB", n)
+	return fmt.Sprintf("%.0f PiB", n)
 }
 
 // sayCount is a number and what is counted: "1 call", "3 calls".

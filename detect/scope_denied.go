@@ -171,8 +171,9 @@ func (d *scopeViolation) Advance(clock int64, out *Out) {
 			Expected: "the call granted within " + saySpan(micros(d.cfg.StepUp)),
 			Workings: []Working{{"required", last.Required}, {"said", last.Said}},
 		}
-		for _, x := range w.Denials {
+		for _, x := range w.Denials { // from clocks that may be off
 			s.Before = append(s.Before, x.ID)
+			s.Start, s.Last = min(s.Start, x.At), max(s.Last, x.At)
 		}
 		s.Reason = fmt.Sprintf("%s of %s, not granted within %s after it; the newest is %s at %s%s", sayCount(uint64(len(w.Denials)), "denied call"), sayName(w.Principal),
 			saySpan(micros(d.cfg.StepUp)), sayName(last.Name), sayName(last.Server), scopeBecause(last.Said))

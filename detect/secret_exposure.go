@@ -17,15 +17,17 @@ import (
 // key (password, api_key, connection_string) is medium; in arguments of a tool that
 // says itself that it reaches the open world, or beside an address that data is
 // sent to, it is high. Signals that only a key's name or a word nearby raises
-// (token, pin, cookie, generic) are low, and info in results. Personal data is no
-// secret. A tool whose name says that secrets are its job (a vault, a login) is
-// info.
+// (token, pin, cookie, generic) are low, medium beside such an address, and info in
+// results. Personal data is no secret. A tool whose name says that secrets are its
+// job (a vault, a login) is info.
 //
 // A tool is known to handle secrets when they were in UsualShare of its calls, on
 // three different days and in ten calls at least; then it is silent.
 //
-// There is one finding for an identity, tool and direction. The same kinds of
-// secret there are not told again within Remember; what is added to them is.
+// There is one finding for an identity, tool and direction; from the eleventh
+// identity at a tool on, one for all the others. The same kinds of
+// secret there are not told again within Remember; what is added to them, or is
+// worse, is.
 //
 // The score is the number of calls with secrets in the finding.
 type SecretExposure struct {
@@ -54,6 +56,7 @@ const (
 	secretCalls = 10
 	secretKinds = 16 // different ones of a group that are remembered
 	secretHalve = 20_000
+	secretOwn   = 10 // identities at a tool with a finding of their own
 )
 
 // secretWeak are classes that a name alone raises, and secretJobs words of tools
@@ -80,6 +83,7 @@ type secretTool struct {
 	With  [2]uint32
 	Days  [2]uint8
 	Day   [2]int32
+	Who   [2]fewKeys // identities that were told of
 }
 
 // secretTold is what was told of an identity at a tool.
@@ -87,7 +91,7 @@ type secretTold struct {
 	First, Last int64 // of the finding
 	Kinds       []uint64
 	Calls       uint64
-	Severity    Severity
+	Severity    Severity // the highest
 }
 
 func (d *secretExposure) State() any { return &d.state }
@@ -164,11 +168,18 @@ func secretJob(name string) bool {
 
 // exposed tells of secrets in a call, unless the same were told before.
 func (d *secretExposure) exposed(v *Seen, out *Out, t *secretTool, side int, kinds []string, away bool) {
-	group := v.Who.With(v.Tool).With(Key{uint64(side)})
+	group, own := v.Who.With(v.Tool).With(Key{uint64(side)}), true
+	if w := &t.Who[side]; !w.has(v.Who) {
+		if own = len(*w) < secretOwn; own {
+			w.add(v.Who)
+		} else {
+			group = v.Tool.With(Key{2 + uint64(side)})
+		}
+	}
 	told, fresh := d.state.Told.Get(group, v.Clock)
 	open := out.IsOpen(group)
 	if fresh || !open {
-		told.First, told.Calls, told.Severity = v.At, 0, None
+		told.First, told.Calls = v.At, 0
 	}
 	told.Last = v.At
 	told.Calls++
@@ -184,12 +195,12 @@ func (d *secretExposure) exposed(v *Seen, out *Out, t *secretTool, side int, kin
 	if len(told.Kinds) == secretKinds {
 		added = fresh // who invents kinds is told of once
 	}
-	if !added && !open {
+	severity, why := secretSeverity(v.Event, t, side, kinds, away)
+	if !added && !open && severity <= told.Severity {
 		return
 	}
-	who := Identity(v.Event)
-	severity, why := secretSeverity(v.Event, t, side, kinds, away)
 	told.Severity = max(told.Severity, severity)
+	who := Identity(v.Event)
 	s := Signal{
 		Group: group, Subject: Subject{Tenant: v.Tenant, Principal: who, Server: v.Server, Target: v.Target}, Start: told.First,
 		Severity: severity, Score: float64(told.Calls),
@@ -197,10 +208,16 @@ func (d *secretExposure) exposed(v *Seen, out *Out, t *secretTool, side int, kin
 		Expected: fmt.Sprintf("none; %d of %d calls of this tool had some", t.With[side]-1, t.Calls-1),
 		Workings: []Working{{"kinds", strings.Join(kinds, ", ")}, {"why this severity", why}},
 	}
+	if !own {
+		s.Subject.Principal = ""
+	}
 	if side == 0 {
 		s.Reason = fmt.Sprintf("%s sent secrets (%s) to %s at %s, in %s; %s", sayName(who), sayNames(kinds), sayName(v.Target), sayName(v.Server), sayCount(told.Calls, "call"), why)
 	} else {
 		s.Reason = fmt.Sprintf("%s at %s handed secrets (%s) to %s, in %s; %s", sayName(v.Target), sayName(v.Server), sayNames(kinds), sayName(who), sayCount(told.Calls, "call"), why)
+	}
+	if !own {
+		s.Reason = fmt.Sprintf("besides %d identities with a finding of their own: %s", secretOwn, s.Reason)
 	}
 	out.Raise(s)
 }
@@ -213,6 +230,8 @@ func secretSeverity(e *event.Event, t *secretTool, side int, kinds []string, awa
 	switch {
 	case t.Job:
 		return Info, "its name says that secrets are its job"
+	case !strong && away:
+		return Medium, "what a name or a word nearby calls a secret goes to an address"
 	case !strong && side == 1:
 		return Info, "only names or words nearby say that they are secrets"
 	case !strong:

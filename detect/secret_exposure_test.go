@@ -26,9 +26,10 @@ func TestSecretsThatAreSentAndHandedOut(t *testing.T) {
 		secretCall(40*time.Second, "read", "result:secret:password", "pii:email"),
 		secretCall(50*time.Second, "list", "secret:token"),
 		secretCall(55*time.Second, "getSecretValue", "result:secret:github-pat"),
+		secretCall(56*time.Second, "list", "egress", "secret:token"),
 		secretCall(57*time.Second, "quiet", "pii:card", "result:pii:email", "egress"),
 	}), `medium alice web note: "alice" sent secrets ("github-pat") to "note" at "web", in 2 calls`, "high alice web fetch: open world", "high alice web send: to an address",
-		`medium alice web read: "read" at "web" handed secrets`, "low alice web list: only names", "info alice web getSecretValue: its job")
+		`medium alice web read: "read" at "web" handed secrets`, "medium alice web list: goes to an address", "info alice web getSecretValue: its job")
 }
 
 func TestTheSameSecretsAreToldOnce(t *testing.T) {
@@ -38,6 +39,9 @@ func TestTheSameSecretsAreToldOnce(t *testing.T) {
 			e := secretCall(time.Duration(day)*24*time.Hour+time.Duration(i)*time.Minute, "note")
 			if i == 7 {
 				e.Signals = []string{"secret:github-pat"}
+				if day == 10 {
+					e.Signals = append(e.Signals, "egress")
+				}
 				if day == 15 {
 					e.Signals = append(e.Signals, "secret:private-key")
 				}
@@ -45,7 +49,7 @@ func TestTheSameSecretsAreToldOnce(t *testing.T) {
 			events = append(events, e)
 		}
 	}
-	feedWant(t, feedFor(t, DefaultSecretExposure(), events), "medium alice web note: github-pat", "medium alice web note: private-key")
+	feedWant(t, feedFor(t, DefaultSecretExposure(), events), "medium alice web note: github-pat", "high alice web note: to an address", "medium alice web note: private-key")
 }
 
 func TestAToolWhoseWorkIsSecretsIsLearned(t *testing.T) {
@@ -67,6 +71,21 @@ func TestSecretJob(t *testing.T) {
 			t.Errorf("%q", name)
 		}
 	}
+}
+
+func TestAToolThatEverybodyGivesASecretIsToldElevenTimes(t *testing.T) {
+	var events []*event.Event
+	for i := range 50 {
+		e := call(time.Duration(i)*time.Minute, fmt.Sprint("agent", i), "tickets", "comment")
+		e.Signals = []string{"secret:slack_token"}
+		events = append(events, e)
+	}
+	found := feedFor(t, DefaultSecretExposure(), events)
+	if len(found) != 11 {
+		t.Fatalf("%d findings", len(found))
+	}
+	feedWant(t, found[10:], `medium tickets comment: besides 10 identities with a finding of their own: "agent49" sent secrets ("slack_token") to "comment" at "tickets", in 40 calls`)
+	feedSaved(t, DefaultSecretExposure(), events)
 }
 
 func TestSecretExposureSaved(t *testing.T) {

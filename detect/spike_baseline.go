@@ -12,8 +12,11 @@ import (
 // one minute, five minutes or hour is one draw. Its logarithm is taken to be Gumbel
 // distributed, so counts have a tail like a power's: calls of agents come in clumps,
 // and a Poisson tail would call every one of them a spike. A count is remarkable
-// when an active day has one as large with a probability of at most Chance. So the
-// number of looks at a day, and that they depend on each other, is in the model.
+// when an active day has one as large with a probability of at most Chance, by that
+// fit. So the number of looks at a day, and that they depend on each other, is in the
+// model; that there are three windows, each looked at in two ways, is not. The other
+// conditions (see openLog) keep what is found far below Chance, so it is a setting of
+// how sensitive a rule is, and no rate of false findings.
 //
 // The same is done twice for each window: for the count itself, and for its ratio to
 // what is usual at that hour of the week, which sees a busy hour's count at night.
@@ -30,8 +33,8 @@ const (
 	// usual are no doubling: the calls of one small piece of work.
 	clump = 3.0
 	// firstScale is the Gumbel scale of the log of daily maxima that is assumed
-	// before anything is known, with the weight of firstWeight days: a day's busiest
-	// minute is then 3 times the median's on one day of ten.
+	// before anything is known, with the weight of firstWeight days: one day in ten is
+	// then a little over twice as busy as the median.
 	firstScale, firstWeight = 0.4, 4.0
 	leastScale              = 0.1 // no key is so regular that a tenth more is unusual
 	// clumpScale is the scale of a window that holds one clump. When clumps come as a

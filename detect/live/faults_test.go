@@ -149,3 +149,19 @@ func TestABadConfigIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// An event that comes when its time has passed is observed all the same.
+func TestAnEventBehindTheClockIsCounted(t *testing.T) {
+	h := newTheatre(t, 5, 14)
+	s := h.empty(t)
+	a := act(t, s, Config{})
+	a.d.Settled = func() int64 { return h.script.sealed[10] } // it is wrong
+	a.play(h.script, 0, 14)
+	events := 0
+	for _, e := range s.read {
+		events += len(e)
+	}
+	if a.watch.late == 0 || a.watch.late >= events || a.watch.observed != events {
+		t.Errorf("%d of %d events are late, %d are observed", a.watch.late, events, a.watch.observed)
+	}
+}

@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -13,7 +14,7 @@ import (
 const (
 	entriesAtOnce = 2000     // entries of a log that are asked for at once
 	chunkBytes    = 32 << 20 // memory of the events of a log that are read at once, about
-	fewestEvents  = 1000     // … but as many as that, or one batch
+	firstEvents   = 200      // before it is known how large they are
 	mostEvents    = 32_000
 	// patience is for how long a runner waits for what should be there: entries without
 	// holes, and the events of a batch. On a cluster a part may come after the one that
@@ -54,7 +55,7 @@ type stream struct {
 // newFollower starts behind the positions; a log that has none is read from its first
 // batch that was sealed since.
 func newFollower(s History, log *slog.Logger, now func() time.Time, positions map[string]uint64, since time.Time) *follower {
-	return &follower{store: s, log: log, now: now, known: positions, since: since, target: fewestEvents, patient: patience}
+	return &follower{store: s, log: log, now: now, known: positions, since: since, target: firstEvents, patient: patience}
 }
 
 // stopAt makes what is behind these batches invisible; nil ends that. A log that is
@@ -221,11 +222,21 @@ func (f *follower) fill(ctx context.Context, s *stream) (stuck bool, err error) 
 	}
 	batches := s.waiting[:n]
 	events, lacking, err := f.store.EventsOf(ctx, batches)
+	if errors.Is(err, store.ErrTooMuch) && n > 1 {
+		f.target = total / 8 // they are larger than those before
+		return f.fill(ctx, s)
+	}
 	if err != nil {
 		return false, err
 	}
-	if lacking > 0 && !f.expired(batches) && !f.giveUp(s, fmt.Sprintf("%d events of batches %d to %d of log %q", lacking, batches[0].Batch, batches[n-1].Batch, s.logID)) {
-		return true, nil
+	if lacking > 0 && !f.expired(batches) {
+		if n > 1 {
+			f.target = total / 8 // those before the one that lacks some need not wait for it
+			return f.fill(ctx, s)
+		}
+		if !f.giveUp(s, fmt.Sprintf("%d events of batch %d of log %q", lacking, batches[0].Batch, s.logID)) {
+			return true, nil
+		}
 	}
 	s.stuck = time.Time{}
 	size := 0
@@ -233,7 +244,7 @@ func (f *follower) fill(ctx context.Context, s *stream) (stuck bool, err error) 
 		size += e.Size()
 	}
 	if len(events) > 0 {
-		f.target = min(max(chunkBytes/(size/len(events)+1), fewestEvents), mostEvents)
+		f.target = min(max(chunkBytes/(size/len(events)+1), 1), mostEvents)
 	}
 	s.events, s.read, s.sealed = events, batches[n-1].Batch, batches[n-1].SealedAt
 	if s.waiting = s.waiting[n:]; len(s.waiting) == 0 {

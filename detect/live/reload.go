@@ -88,7 +88,7 @@ func (r *Runner) prepare(h *handover) {
 	if len(fresh) == 0 {
 		return
 	}
-	h.warm = detect.New(fresh, detect.AsReceived, r.shared.seed, func(detect.Change) {})
+	h.warm = detect.New(fresh, r.shared.seed, func(detect.Change) {})
 	h.warm.Hide()
 	h.follow = newFollower(r.d.Store, r.d.Log, r.d.Now, nil, r.d.Now().Add(-r.cfg.History))
 }

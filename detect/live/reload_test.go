@@ -220,3 +220,38 @@ func TestWhatIsLostIsEnded(t *testing.T) {
 		t.Errorf("%d versions are told, want the end of one finding", len(a.heard))
 	}
 }
+
+// The same with everything running at once.
+func TestReloadWhileTheRunnerRuns(t *testing.T) {
+	h := newTheatre(t, 7, 24)
+	s := h.empty(t)
+	s.set(h.script.sealed[12] + second/20)
+	r := New(Config{Rules: testRules()[1:], Poll: time.Millisecond, SaveEvery: time.Millisecond}, Deps{Store: s, Now: s.clock, Log: quiet, Watch: &counts{}})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	for _, rules := range [][]detect.Rule{testRules(), testRules()[:1], testRules()} {
+		if err := r.Reload(ctx, rules); err != nil {
+			t.Fatal(err)
+		}
+		_ = r.Lag()
+	}
+	s.set(h.script.end)
+	for r.caughtUp.Load() < h.script.end {
+		time.Sleep(time.Millisecond)
+		if ctx.Err() != nil {
+			t.Fatal("it does not catch up")
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	a := &actor{Runner: r, t: t, stage: s}
+	for _, rule := range []string{"crowd", "hush"} {
+		if len(a.of(rule)) == 0 {
+			t.Errorf("rule %s finds nothing", rule)
+		}
+	}
+}

@@ -28,7 +28,7 @@ type ReplayConfig struct {
 // Nothing is written.
 func Replay(ctx context.Context, s History, c ReplayConfig, tell func(detect.Change)) (detect.Counts, error) {
 	from, to := c.From.UnixMicro(), c.To.UnixMicro()
-	engine := detect.New(c.Rules, detect.AsReceived, c.Seed, func(x detect.Change) {
+	engine := detect.New(c.Rules, c.Seed, func(x detect.Change) {
 		if x.OpenedAt >= from {
 			tell(x)
 		}

@@ -141,7 +141,7 @@ func (r *Runner) restore(state []byte) error {
 	}
 	seed, clock := binary.LittleEndian.Uint64(state), int64(binary.LittleEndian.Uint64(state[8:]))
 	load := func(rules []detect.Rule) (*detect.Engine, []string, error) {
-		engine := detect.New(rules, detect.AsReceived, seed, r.tell)
+		engine := detect.New(rules, seed, r.tell)
 		lacking, err := engine.Load(bytes.NewReader(state[stateHead:]))
 		return engine, lacking, err
 	}

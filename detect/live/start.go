@@ -90,7 +90,7 @@ func (r *Runner) rebuild(ctx context.Context, heads []store.Snapshot) error {
 		return err
 	}
 	r.rules, r.seed, r.clock = r.cfg.Rules, r.cfg.Seed, 0
-	r.engine = detect.New(r.rules, detect.AsReceived, r.seed, r.tell)
+	r.engine = detect.New(r.rules, r.seed, r.tell)
 	now := r.d.Now()
 	settled := r.settled(now) // before the ends are read: they are behind it
 	r.follow = newFollower(r.d.Store, r.d.Log, r.d.Now, nil, now.Add(-r.cfg.History))

@@ -40,7 +40,7 @@ func (r *Rule) Try(x Example) (findings []detect.Finding, err error) {
 		return nil, err
 	}
 	observed, first := 0, 0
-	engine := detect.New([]detect.Rule{r.Rule}, detect.AsOccurred, 1, func(c detect.Change) {
+	engine := detect.New([]detect.Rule{r.Rule}, 1, func(c detect.Change) {
 		i := slices.IndexFunc(findings, func(f detect.Finding) bool { return f.ID == c.ID })
 		if i < 0 {
 			if first == 0 {

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -37,7 +38,7 @@ const maxScript = 200_000
 // received_after=50ms is the delay of the service's receipt, and less than nothing
 // where the emitter's clock is ahead. Lists take commas; texts with blanks are put in
 // "double quotes". What follows a # at the beginning of a word is a comment. Events are
-// sorted by their time.
+// sorted by when they were received, or happened where no service has received them.
 func Script(text string) ([]*event.Event, error) {
 	s := script{now: scriptDay, sequences: map[string]uint64{}}
 	for i, line := range strings.Split(text, "\n") {
@@ -46,7 +47,7 @@ func Script(text string) ([]*event.Event, error) {
 		}
 	}
 	slices.SortStableFunc(s.events, func(a, b *event.Event) int {
-		return int(max(-1, min(1, a.OccurredAt-b.OccurredAt)))
+		return cmp.Compare(came(a), came(b))
 	})
 	for i, e := range s.events {
 		var noise [10]byte
@@ -62,6 +63,14 @@ func Script(text string) ([]*event.Event, error) {
 		}
 	}
 	return s.events, nil
+}
+
+// came is when an event was received, µs, or when it happened if nobody has yet.
+func came(e *event.Event) int64 {
+	if e.ReceivedAt != 0 {
+		return e.ReceivedAt
+	}
+	return e.OccurredAt
 }
 
 type script struct {

@@ -36,21 +36,38 @@ const FindingActionColumns = "action_id, finding_id, tenant, at, `by`, step, ass
 // AppendAction stores a step, durably and once: the same id is the same step. After
 // an error, append it again.
 func (s *Store) AppendAction(ctx context.Context, a FindingAction) error {
-	insert, err := s.conn.PrepareBatch(once(ctx, "action/"+a.ID.String()), "INSERT INTO finding_actions ("+FindingActionColumns+")")
+	return s.AppendActions(ctx, []FindingAction{a})
+}
+
+// AppendActions stores steps that belong together, all or none, durably and once: the
+// same ids are the same steps. After an error, which may come after they are stored,
+// append them again.
+func (s *Store) AppendActions(ctx context.Context, steps []FindingAction) error {
+	if len(steps) == 0 {
+		return nil
+	}
+	token := "action"
+	for i := range steps {
+		token += "/" + steps[i].ID.String()
+	}
+	insert, err := s.conn.PrepareBatch(once(ctx, token), "INSERT INTO finding_actions ("+FindingActionColumns+")")
 	if err != nil {
-		return fmt.Errorf("note the step %s: %w", a.Step, err)
+		return fmt.Errorf("note the step %s: %w", steps[0].Step, err)
 	}
-	expires := a.ExpiresAt
-	if expires.IsZero() {
-		expires = time.Unix(0, 0)
-	}
-	if err := insert.Append(a.ID, a.FindingID, a.Tenant, a.At, a.By, a.Step, a.Assignee, a.Verdict, a.Note,
-		a.SuppressionID, a.Rule, a.Principal, a.Server, a.Target, expires); err != nil {
-		_ = insert.Abort() // nothing was sent
-		return fmt.Errorf("note the step %s: %w", a.Step, err)
+	for i := range steps {
+		a := &steps[i]
+		expires := a.ExpiresAt
+		if expires.IsZero() {
+			expires = time.Unix(0, 0)
+		}
+		if err := insert.Append(a.ID, a.FindingID, a.Tenant, a.At, a.By, a.Step, a.Assignee, a.Verdict, a.Note,
+			a.SuppressionID, a.Rule, a.Principal, a.Server, a.Target, expires); err != nil {
+			_ = insert.Abort() // nothing was sent
+			return fmt.Errorf("note the step %s: %w", a.Step, err)
+		}
 	}
 	if err := insert.Send(); err != nil {
-		return fmt.Errorf("note the step %s: %w", a.Step, err)
+		return fmt.Errorf("note the step %s: %w", steps[0].Step, err)
 	}
 	return nil
 }

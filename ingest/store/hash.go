@@ -101,18 +101,24 @@ func (s *Store) rowsOfColumns(ctx context.Context, l Limits, where string, param
 		return err
 	}
 	defer free()
-	return s.columnRows(ctx, l.withDefaults(), where, params, f)
+	return s.columnRows(ctx, l.withDefaults(), false, where, params, f)
 }
 
 // columnRows is rowsOfColumns for who needs no reader's place, with limits that are
-// set.
-func (s *Store) columnRows(ctx context.Context, l Limits, where string, params url.Values, f func(batch uint64, leaf uint32, prefixed []byte) error) error {
+// set. few is for some thousand events at most: a second thread and large buffers
+// would cost more than they gain.
+func (s *Store) columnRows(ctx context.Context, l Limits, few bool, where string, params url.Values, f func(batch uint64, leaf uint32, prefixed []byte) error) error {
 	for name, value := range map[string]string{
 		"max_execution_time": strconv.FormatFloat(l.Time.Seconds(), 'f', -1, 64), "max_memory_usage": strconv.FormatUint(l.Memory, 10),
 		"low_cardinality_allow_in_native_format": "1", "max_block_size": "8192",
 		"merge_tree_min_rows_for_concurrent_read": "20000", "merge_tree_min_bytes_for_concurrent_read": "1000000",
 	} {
 		params.Set(name, value)
+	}
+	buffer := 512 << 10
+	if few {
+		buffer = 32 << 10
+		params.Set("max_threads", "1")
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://embedded:0/?"+params.Encode(), strings.NewReader("SELECT "+EventColumns+" FROM events WHERE "+where+" FORMAT Native"))
 	if err != nil {
@@ -127,7 +133,7 @@ func (s *Store) columnRows(ctx context.Context, l Limits, where string, params u
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 2000))
 		return fmt.Errorf("the engine says: %s", strings.TrimSpace(string(text)))
 	}
-	return readBlocks(resp.Body, f)
+	return readBlocks(resp.Body, buffer, f)
 }
 
 // parameters are bound values as the engine takes them in a request's URL; plain is

@@ -130,6 +130,6 @@ func FuzzReadBlocks(f *testing.F) {
 	}
 	f.Add(block)
 	f.Fuzz(func(_ *testing.T, b []byte) {
-		_ = readBlocks(bytes.NewReader(b), func(uint64, uint32, []byte) error { return nil })
+		_ = readBlocks(bytes.NewReader(b), 1024, func(uint64, uint32, []byte) error { return nil })
 	})
 }

@@ -335,16 +335,17 @@ func newNativeColumn(kind string) (nativeColumn, error) {
 
 // readBlocks puts the rows of a stream of blocks together, each behind the byte that
 // begins a leaf.
-func readBlocks(body io.Reader, f func(batch uint64, leaf uint32, prefixed []byte) error) error {
+// buffer is the size of what is read at a time, in bytes.
+func readBlocks(body io.Reader, buffer int, f func(batch uint64, leaf uint32, prefixed []byte) error) error {
 	columns, err := nativeColumns()
 	if err != nil {
 		return err
 	}
 	batch := columns[columnAt("batch")].(*fixedCells)
 	leaf := columns[columnAt("leaf")].(*fixedCells)
-	ahead := readAhead(body)
+	ahead := readAhead(body, buffer)
 	defer ahead.close()
-	r := &blockReader{bufio.NewReaderSize(ahead, 256<<10)}
+	r := &blockReader{bufio.NewReaderSize(ahead, buffer/2)}
 	row := []byte{0} // RFC 6962, section 2.1
 	for {
 		rows, err := readBlock(r, columns)
@@ -376,8 +377,8 @@ type readingAhead struct {
 	stop        chan struct{}
 }
 
-func readAhead(r io.Reader) *readingAhead {
-	const buffers, size = 3, 512 << 10
+func readAhead(r io.Reader, size int) *readingAhead {
+	const buffers = 3
 	a := &readingAhead{full: make(chan []byte, buffers), empty: make(chan []byte, buffers), stop: make(chan struct{})}
 	for range buffers {
 		a.empty <- make([]byte, size)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -78,9 +79,16 @@ func (s *Store) SealedBefore(ctx context.Context, logID string, t time.Time) (ba
 	return batch, nil
 }
 
+// MaxRead bounds what one EventsOf of several batches reads, in bytes of rows. One
+// batch is bounded by what ingest takes.
+const MaxRead = 64 << 20
+
+// ErrTooMuch means that several batches are too large to be read together.
+var ErrTooMuch = errors.New("the batches are too large to be read at once")
+
 // EventsOf reads the events of batches of one log, which follow each other, in the
-// order of the log (batch, leaf). All are in memory at once: ask for few batches. A
-// row that the ledger does not count is left out. lacking is how many events are
+// order of the log (batch, leaf). All are in memory at once; the error is ErrTooMuch
+// when that is too much. A row that the ledger does not count is left out. lacking is how many events are
 // not there: they expired, or are not visible yet, or somebody has changed the store.
 func (s *Store) EventsOf(ctx context.Context, batches []SealedBatch) (events []*event.Event, lacking int, err error) {
 	if len(batches) == 0 {
@@ -100,7 +108,11 @@ func (s *Store) EventsOf(ctx context.Context, batches []SealedBatch) (events []*
 	}
 	events = make([]*event.Event, total)
 	args := []any{named("id", first.LogID), named("from", first.Batch), named("to", batches[len(batches)-1].Batch)}
-	err = s.followRows(ctx, args, func(batch uint64, leaf uint32, row []byte) error {
+	read := 0
+	err = s.followRows(ctx, total < fewEvents, args, func(batch uint64, leaf uint32, row []byte) error {
+		if read += len(row); read > MaxRead && len(batches) > 1 {
+			return ErrTooMuch
+		}
 		at := int(batch - first.Batch)
 		if leaf >= batches[at].Events || events[starts[at]+int(leaf)] != nil {
 			return nil
@@ -118,12 +130,15 @@ func (s *Store) EventsOf(ctx context.Context, batches []SealedBatch) (events []*
 	return events, total - len(events), nil
 }
 
+// fewEvents are read without ado.
+const fewEvents = 5000
+
 // followRows reads the rows of some batches; see [Store.Rows]. It takes no reader's
 // place: whoever follows the logs must not wait for what people ask.
-func (s *Store) followRows(ctx context.Context, args []any, f func(batch uint64, leaf uint32, row []byte) error) error {
+func (s *Store) followRows(ctx context.Context, few bool, args []any, f func(batch uint64, leaf uint32, row []byte) error) error {
 	l := Limits{Time: 2 * time.Minute}.withDefaults()
 	if params, plain := parameters(args); s.engine != nil && plain {
-		return s.columnRows(ctx, l, ofBatches, params, func(batch uint64, leaf uint32, prefixed []byte) error { return f(batch, leaf, prefixed[1:]) })
+		return s.columnRows(ctx, l, few, ofBatches, params, func(batch uint64, leaf uint32, prefixed []byte) error { return f(batch, leaf, prefixed[1:]) })
 	}
 	ctx = clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{"max_execution_time": l.Time.Seconds(), "max_memory_usage": l.Memory}))
 	rows, err := s.conn.Query(ctx, "SELECT batch, leaf, "+RowSQL+" FROM events WHERE "+ofBatches, args...)
