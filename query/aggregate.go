@@ -95,24 +95,24 @@ func groupKey(name string, i int) (sql string, args []any, err error) {
 	case !ok:
 		return "", nil, status.Errorf(codes.InvalidArgument, "group_by: there is no field %s; the nearest is %s",
 			strconv.Quote(event.ClipText(whole, 60)), nearest(whole, fieldNames))
-	case f.kind == mapKind && key == "":
+	case f.kind == MapKind && key == "":
 		return "", nil, status.Errorf(codes.InvalidArgument, "group_by: name one label, such as %s.team", name)
-	case f.kind == mapKind:
+	case f.kind == MapKind:
 		label := "label" + strconv.Itoa(i)
 		return f.sql + "[{" + label + ":String}]", []any{store.Named(label, key)}, nil
 	case key != "":
 		return "", nil, status.Errorf(codes.InvalidArgument, "group_by: %s has no parts", name)
 	}
 	switch f.kind {
-	case textKind:
+	case TextKind:
 		return "toString(" + f.sql + ")", nil, nil
-	case listKind: // an event whose list is empty counts as one of no value
+	case ListKind: // an event whose list is empty counts as one of no value
 		return "toString(arrayJoin(if(empty(" + f.sql + "), [''], arrayDistinct(" + f.sql + "))))", nil, nil
-	case digestKind:
+	case DigestKind:
 		return "lower(hex(" + f.sql + "))", nil, nil
-	case timeKind:
+	case TimeKind:
 		return "formatDateTime(" + f.sql + ", '%Y-%m-%dT%H:%i:%S.%fZ')", nil, nil
-	case durationKind:
+	case DurationKind:
 		return "concat(toString(" + f.sql + "), 'us')", nil, nil
 	}
 	return "toString(" + f.sql + ")", nil, nil

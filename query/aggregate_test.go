@@ -170,11 +170,11 @@ func TestAGroupsKeyFindsItsEvents(t *testing.T) {
 	s.put(t, randomEvents(rand.New(rand.NewPCG(20, 1)), 12)...)
 	groups := 0
 	for _, name := range append(slices.Clone(fieldNames), "labels.a", "labels.ключ", `labels.o'dd"\`, "labels.with.dots") {
-		if fields[name].kind == mapKind {
+		if fields[name].kind == MapKind {
 			continue
 		}
 		op := " = "
-		if fields[name].kind == listKind {
+		if fields[name].kind == ListKind {
 			op = " : "
 		}
 		left := name
@@ -189,7 +189,7 @@ func TestAGroupsKeyFindsItsEvents(t *testing.T) {
 				continue
 			}
 			filter := left + op + quoted(g.GetKeys()[0])
-			if fields[name].kind == numberKind || fields[name].kind == durationKind || fields[name].kind == boolKind {
+			if fields[name].kind == NumberKind || fields[name].kind == DurationKind || fields[name].kind == BoolKind {
 				filter = left + op + g.GetKeys()[0]
 			}
 			if groups%4 != 0 { // one of four: each takes a statement

@@ -179,15 +179,15 @@ func each[S any](list []S, get func(S) string) []string {
 func TestEveryFieldCanBeSearched(t *testing.T) {
 	s := newShelf(t)
 	s.put(t, randomEvents(rand.New(rand.NewPCG(11, 1)), 5)...)
-	values := map[kind]string{textKind: `"a"`, listKind: `"a"`, boolKind: "true", numberKind: "5", durationKind: "1s",
-		timeKind: `"2026-11-20T09:00:00Z"`, digestKind: `"00112233445566778899aabbccddeeff"`, idKind: `"01890a5d-ac96-774b-bcce-b302099a8057"`, mapKind: "a"}
+	values := map[Kind]string{TextKind: `"a"`, ListKind: `"a"`, BoolKind: "true", NumberKind: "5", DurationKind: "1s",
+		TimeKind: `"2026-11-20T09:00:00Z"`, DigestKind: `"00112233445566778899aabbccddeeff"`, IDKind: `"01890a5d-ac96-774b-bcce-b302099a8057"`, MapKind: "a"}
 	var names bytes.Buffer
 	for name, f := range fields {
 		fmt.Fprintln(&names, name)
 		var comparisons []string
 		for op := range strings.FieldsSeq(f.kind.operators()) {
 			filter := name + " " + op + " " + values[f.kind]
-			if f.kind == mapKind && op != ":" {
+			if f.kind == MapKind && op != ":" {
 				filter = name + ".key " + op + " " + values[f.kind]
 			}
 			comparisons = append(comparisons, filter)

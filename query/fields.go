@@ -8,31 +8,34 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
-// kind is how a field is compared.
-type kind int
+// Kind is how a field is compared.
+type Kind int
 
+// The kinds of fields.
 const (
-	textKind kind = iota
-	listKind
-	boolKind
-	numberKind
-	durationKind
-	timeKind
-	digestKind
-	idKind
-	mapKind
+	TextKind     Kind = iota // a String
+	ListKind                 // an Array(String)
+	BoolKind                 // a Bool
+	NumberKind               // an unsigned number
+	DecimalKind              // a Float64
+	DurationKind             // microseconds in an unsigned number
+	TimeKind                 // a DateTime64
+	DigestKind               // a FixedString(16)
+	IDKind                   // a UUID
+	MapKind                  // a Map(String, String)
+	RankKind                 // a number from 1, said as one of Words
 )
 
 // operators of a kind, each between spaces.
-func (k kind) operators() string {
+func (k Kind) operators() string {
 	switch k {
-	case textKind:
+	case TextKind:
 		return " = != < <= > >= : "
-	case listKind:
+	case ListKind:
 		return " : "
-	case boolKind, digestKind, idKind: // the engine does not order ids by their time
+	case BoolKind, DigestKind, IDKind: // the engine does not order ids by their time
 		return " = != "
-	case mapKind:
+	case MapKind:
 		return " = != : "
 	}
 	return " = != < <= > >= "
@@ -40,11 +43,53 @@ func (k kind) operators() string {
 
 // field is a name of the API and the column that it stands for.
 type field struct {
-	sql  string
-	kind kind
+	sql   string
+	kind  Kind
+	known string   // see Field
+	words []string // see Field
 }
 
-// fields are all fields that a filter may name: those of the Event message.
+// Field is a name that a filter may compare. Its SQL is static text.
+type Field struct {
+	Name string
+	SQL  string // an expression of the type that Kind says
+	Kind Kind
+	// Known, when it is not empty, is a condition that is true when the field has a
+	// value: a comparison with one that has none is false.
+	Known string
+	Words []string // of a RankKind: what its numbers are called, from 1
+}
+
+// Fields are what a filter over one table may name.
+type Fields struct {
+	byName  map[string]field
+	names   []string // sorted
+	example string
+}
+
+// NewFields makes a table's fields; example is a filter of two comparisons, for
+// messages.
+func NewFields(example string, list ...Field) *Fields {
+	f := &Fields{byName: map[string]field{}, example: example}
+	for _, x := range list {
+		f.byName[x.Name] = field{sql: x.SQL, kind: x.Kind, known: x.Known, words: x.Words}
+	}
+	f.names = slices.Sorted(maps.Keys(f.byName))
+	return f
+}
+
+// Compile makes an AIP-160 filter (https://google.aip.dev/160) a condition and the
+// values that are bound in it, whose names begin with "p". The error is a
+// *FilterError.
+func (f *Fields) Compile(filter string) (sql string, args []any, err error) {
+	c, err := f.compile(filter)
+	return c.sql, c.args, err
+}
+
+// ofEvents are the fields of the events table.
+var ofEvents = &Fields{byName: fields, names: fieldNames, example: `server = "files" AND outcome != "success"`}
+
+// fields are all fields that a filter over events may name: those of the Event message.
 // Hints go by their column's name, and removed, argument_marks and result_marks
 // by the class of what was removed or marked.
 var fields = func() map[string]field {
@@ -53,28 +98,28 @@ var fields = func() map[string]field {
 		name, f := c.Name, field{sql: "`" + c.Name + "`"}
 		switch {
 		case strings.HasPrefix(c.Type, "Map"):
-			f.kind = mapKind
+			f.kind = MapKind
 		case strings.HasPrefix(c.Type, "Array"):
 			parent, part, nested := strings.Cut(name, ".")
 			if nested && part != "class" {
 				continue
 			}
-			name, f.kind = parent, listKind
+			name, f.kind = parent, ListKind
 		case strings.HasPrefix(c.Type, "UInt"):
-			f.kind = numberKind
+			f.kind = NumberKind
 		case strings.HasPrefix(c.Type, "DateTime"):
-			f.kind = timeKind
+			f.kind = TimeKind
 		case c.Type == "Bool":
-			f.kind = boolKind
+			f.kind = BoolKind
 		case c.Type == "UUID":
-			f.kind = idKind
+			f.kind = IDKind
 		case strings.HasPrefix(c.Type, "FixedString"):
-			f.kind = digestKind
+			f.kind = DigestKind
 		case c.Type == "Date":
 			f.sql = "formatDateTime(" + f.sql + ", '%Y-%m')"
 		}
 		if name == "duration_us" {
-			name, f.kind = "duration", durationKind
+			name, f.kind = "duration", DurationKind
 		}
 		m[name] = f
 	}

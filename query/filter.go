@@ -2,6 +2,7 @@ package query
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,14 +54,15 @@ func (c condition) and(d condition) condition {
 // table and the values that are bound in it, whose names begin with "p". The error
 // is a *FilterError.
 func Compile(filter string) (sql string, args []any, err error) {
-	c, err := compileFilter(filter)
-	return c.sql, c.args, err
+	return ofEvents.Compile(filter)
 }
 
-// compileFilter turns an AIP-160 filter (https://google.aip.dev/160) into a
-// condition. Field names are looked up in fields and values are bound: nothing
-// of the filter's text becomes SQL.
-func compileFilter(filter string) (condition, error) {
+// compileFilter makes a filter a condition on the events table.
+func compileFilter(filter string) (condition, error) { return ofEvents.compile(filter) }
+
+// compile turns an AIP-160 filter into a condition. Names are looked up in f and
+// values are bound: nothing of the filter's text becomes SQL.
+func (f *Fields) compile(filter string) (condition, error) {
 	if strings.TrimSpace(filter) == "" {
 		return condition{sql: "1"}, nil
 	}
@@ -75,9 +77,9 @@ func compileFilter(filter string) (condition, error) {
 	p.Init(source.text)
 	parsed, err := p.Parse()
 	if err != nil {
-		return condition{}, source.parseError(err)
+		return condition{}, source.parseError(err, f.example)
 	}
-	c := compiler{source: source, positions: parsed.GetSourceInfo().GetPositions()}
+	c := compiler{fields: f, source: source, positions: parsed.GetSourceInfo().GetPositions()}
 	sql, err := c.expression(parsed.GetExpr())
 	if err != nil {
 		return condition{}, err
@@ -86,6 +88,7 @@ func compileFilter(filter string) (condition, error) {
 }
 
 type compiler struct {
+	fields    *Fields
 	source    source
 	positions map[int64]int32
 	args      []any
@@ -101,7 +104,8 @@ func (c *compiler) errorf(e *expr.Expr, format string, args ...any) error {
 func (c *compiler) expression(e *expr.Expr) (string, error) {
 	call := e.GetCallExpr()
 	if call == nil {
-		return "", c.errorf(e, `compare a field with a value, such as outcome = "denied"`)
+		one, _, _ := strings.Cut(c.fields.example, " AND ")
+		return "", c.errorf(e, "compare a field with a value, such as %s", one)
 	}
 	args := call.GetArgs()
 	switch fn := call.GetFunction(); fn {
@@ -143,14 +147,14 @@ func (c *compiler) comparison(e *expr.Expr, op string, left, right *expr.Expr) (
 	if err != nil {
 		return "", err
 	}
-	f, ok := fields[name]
+	f, ok := c.fields.byName[name]
 	if !ok {
 		if key != "" {
 			name += "." + key
 		}
-		return "", c.errorf(left, "there is no field %s; the nearest is %s", strconv.Quote(event.ClipText(name, 60)), nearest(name, fieldNames))
+		return "", c.errorf(left, "there is no field %s; the nearest is %s", strconv.Quote(event.ClipText(name, 60)), nearest(name, c.fields.names))
 	}
-	if f.kind == mapKind {
+	if f.kind == MapKind {
 		return c.mapEntry(e, f, op, key, right)
 	}
 	if key != "" {
@@ -170,10 +174,19 @@ func (c *compiler) comparison(e *expr.Expr, op string, left, right *expr.Expr) (
 	case "tenant":
 		c.tenant = true
 	}
+	sql, err := c.compare(f, name, op, value, right)
+	if err == nil && f.known != "" {
+		sql = "(" + f.known + " AND " + sql + ")"
+	}
+	return sql, err
+}
+
+// compare compares a field with a value by an operator that its kind has.
+func (c *compiler) compare(f field, name, op, value string, right *expr.Expr) (string, error) {
 	switch f.kind {
-	case textKind:
+	case TextKind:
 		return c.text(f.sql, op, value), nil
-	case listKind:
+	case ListKind:
 		if value == "*" {
 			return "notEmpty(" + f.sql + ")", nil
 		}
@@ -184,24 +197,36 @@ func (c *compiler) comparison(e *expr.Expr, op string, left, right *expr.Expr) (
 			return "arrayExists(x -> " + c.text("x", "=", value) + ", " + f.sql + ")", nil
 		}
 		return "has(" + f.sql + ", " + c.bind("String", value) + ")", nil
-	case boolKind:
+	case BoolKind:
 		if value != "true" && value != "false" {
 			return "", c.errorf(right, "%s is true or false", name)
 		}
 		return f.sql + " " + op + " " + c.bind("Bool", value == "true"), nil
-	case numberKind:
+	case NumberKind:
 		n, err := strconv.ParseUint(value, 10, 64)
 		if err != nil {
 			return "", c.errorf(right, "%s is compared with a whole number from 0", name)
 		}
 		return f.sql + " " + op + " " + c.bind("UInt64", n), nil
-	case durationKind:
+	case DecimalKind:
+		n, err := strconv.ParseFloat(value, 64)
+		if err != nil || math.IsNaN(n) || math.IsInf(n, 0) {
+			return "", c.errorf(right, "%s is compared with a number such as 2.5", name)
+		}
+		return f.sql + " " + op + " " + c.bind("Float64", n), nil
+	case RankKind:
+		rank := slices.Index(f.words, value) + 1
+		if rank == 0 {
+			return "", c.errorf(right, "%s is one of %s", name, strings.Join(f.words, ", "))
+		}
+		return f.sql + " " + op + " " + c.bind("UInt8", uint8(rank)), nil
+	case DurationKind:
 		d, err := time.ParseDuration(value)
 		if err != nil || d < 0 {
 			return "", c.errorf(right, "%s is compared with a duration such as 1.5s or 200ms", name)
 		}
 		return f.sql + " " + op + " " + c.bind("UInt64", uint64(d.Microseconds())), nil
-	case timeKind:
+	case TimeKind:
 		t, err := time.Parse(time.RFC3339Nano, value)
 		if err != nil || t.Unix() < 0 || t.Year() > maxYear {
 			return "", c.errorf(right, `%s is compared with a time such as "2026-11-20T09:00:00Z"`, name)
@@ -210,20 +235,20 @@ func (c *compiler) comparison(e *expr.Expr, op string, left, right *expr.Expr) (
 			t = t.Add(time.Microsecond - 1)
 		}
 		return f.sql + " " + op + " fromUnixTimestamp64Micro(" + c.bind("Int64", t.UnixMicro()) + ", 'UTC')", nil
-	case digestKind:
+	case DigestKind:
 		d, err := event.ParseDigest(strings.ToLower(value))
 		if err != nil {
 			return "", c.errorf(right, "%s is compared with 32 hex digits", name)
 		}
 		return f.sql + " " + op + " unhex(" + c.bind("String", fmt.Sprintf("%x", d[:])) + ")", nil
-	case idKind:
+	case IDKind:
 		id, err := event.ParseID(value)
 		if err != nil {
 			return "", c.errorf(right, "%s is compared with a UUID", name)
 		}
 		return f.sql + " " + op + " toUUID(" + c.bind("String", id.String()) + ")", nil
 	}
-	return "", c.errorf(left, "%s can't be searched", name)
+	return "", c.errorf(right, "%s can't be searched", name)
 }
 
 // text compares strings. A * at an end of the value stands for any text, as

@@ -92,7 +92,7 @@ func TestABadFilterSaysWhereAndWhat(t *testing.T) {
 		{`Principal = "a"`, 1, `the nearest is principal`},
 		{`hints.read_only = true`, 1, `there is no field "hints.read_only"; the nearest is hint_read_only`},
 		{`argument_marks.hash = 1`, 1, `argument_marks has no parts`},
-		{`server`, 1, `compare a field with a value, such as outcome = "denied"`},
+		{`server`, 1, `compare a field with a value, such as server = "files"`},
 		{`"files"`, 1, `compare a field with a value`},
 		{`server = "a" and target = "b"`, 14, `compare a field with a value`},
 		{`"a" = server`, 1, `begin a comparison with a field's name`},

@@ -184,8 +184,10 @@ func (s *Server) events(ctx context.Context, most int, sql string, args ...any) 
 	return events, false, nil
 }
 
-// status says what a caller may know of a store's error; the log has the rest.
-func (s *Server) status(ctx context.Context, err error) error {
+func (s *Server) status(ctx context.Context, err error) error { return Status(ctx, err, s.log) }
+
+// Status says what a caller may know of an error of Reader; the log has the rest.
+func Status(ctx context.Context, err error, log *slog.Logger) error {
 	if ctx.Err() != nil {
 		return status.FromContextError(ctx.Err()).Err()
 	}
@@ -195,7 +197,7 @@ func (s *Server) status(ctx context.Context, err error) error {
 	case codeMemory, codeTooManyRows, codeTooManyBytes, codeTooMuchInAll:
 		return status.Error(codes.ResourceExhausted, "the query would read more than it may; narrow it, by time above all")
 	}
-	s.log.Error("query", "error", err)
+	log.Error("query", "error", err)
 	return status.Error(codes.Unavailable, "the store did not answer the query; the service's log says why")
 }
 
@@ -209,7 +211,10 @@ const (
 	codeTooMuchInAll = 396
 )
 
-func validate(m proto.Message) error {
+func validate(m proto.Message) error { return Validate(m) }
+
+// Validate checks a request against the rules of its message. The error is a status.
+func Validate(m proto.Message) error {
 	err := protovalidate.Validate(m)
 	var v *protovalidate.ValidationError
 	if errors.As(err, &v) {

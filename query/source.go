@@ -91,8 +91,9 @@ func (s *source) position(offset int) int {
 var where = regexp.MustCompile(` \((\d+):(\d+)\)$`)
 
 // parseError makes a parser's error ours. It nests a line for every rule of the
-// grammar that it was in; the last one is the reason.
-func (s *source) parseError(err error) error {
+// grammar that it was in; the last one is the reason. example is a filter as it
+// should be.
+func (s *source) parseError(err error, example string) error {
 	text := strings.TrimSpace(err.Error())
 	text = text[strings.LastIndexByte(text, '\n')+1:]
 	f := &FilterError{}
@@ -119,6 +120,6 @@ func (s *source) parseError(err error) error {
 	if text = strings.TrimLeft(text, " ^"); text == "parse token" {
 		text = "it ends too early"
 	}
-	f.Reason = text + `; write comparisons such as server = "files" AND outcome != "success"`
+	f.Reason = text + "; write comparisons such as " + example
 	return f
 }
