@@ -18,6 +18,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/mcpaudit/mcpaudit/detect"
 	"github.com/mcpaudit/mcpaudit/ingest/retention"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 )
@@ -26,13 +27,14 @@ import (
 // file (store: {path: …}), in the environment (MCPAUDIT_STORE_PATH) and as a
 // flag (--store.path); a flag wins over the environment, and that over the file.
 type Config struct {
-	Roles     []string        `key:"roles" doc:"what this process does: ingest, query"`
+	Roles     []string        `key:"roles" doc:"what this process does: ingest, detect, query"`
 	Store     StoreConfig     `key:"store"`
 	Listen    ListenConfig    `key:"listen"`
 	Ingest    IngestConfig    `key:"ingest"`
 	Redact    RedactConfig    `key:"redact"`
 	Ledger    LedgerConfig    `key:"ledger"`
 	Retention RetentionConfig `key:"retention"`
+	Detect    DetectConfig    `key:"detect"`
 	Query     QueryConfig     `key:"query"`
 	Logging   LoggingConfig   `key:"log"`
 }
@@ -81,6 +83,12 @@ type RetentionConfig struct {
 	Auto    bool     `key:"auto" doc:"drop what has expired once a day; otherwise with 'mcpaudit retention apply'"`
 }
 
+// DetectConfig says what is a finding.
+type DetectConfig struct {
+	Rules   []string      `key:"rules" doc:"rule files over the shipped rules; see 'mcpaudit rules --help'"`
+	History time.Duration `key:"history" doc:"how much of what is stored the detectors learn from when they start with nothing, and a rule that is new"`
+}
+
 // QueryConfig bounds each query.
 type QueryConfig struct {
 	Timeout     time.Duration `key:"timeout" doc:"longest time of one query"`
@@ -96,12 +104,13 @@ type LoggingConfig struct {
 // DefaultConfig is what an empty file means. dataDir is the user's data folder.
 func DefaultConfig(dataDir string) Config {
 	return Config{
-		Roles:     []string{"ingest", "query"},
+		Roles:     []string{"ingest", "detect", "query"},
 		Store:     StoreConfig{Path: dataDir, MemoryLimit: 2 << 30},
 		Listen:    ListenConfig{GRPC: "127.0.0.1:4777", HTTP: "127.0.0.1:4778"},
 		Ingest:    IngestConfig{BatchRows: 20000, MemoryBytes: 64 << 20, ClockTolerance: 5 * time.Minute},
 		Ledger:    LedgerConfig{Log: "main", AnchorEvery: time.Minute},
 		Retention: RetentionConfig{Default: "12", Auto: true},
+		Detect:    DetectConfig{History: 35 * 24 * time.Hour},
 		Query:     QueryConfig{Timeout: 30 * time.Second, MemoryLimit: 1 << 30},
 		Logging: LoggingConfig{
 			Level: "info", Format: "text",
@@ -112,12 +121,12 @@ func DefaultConfig(dataDir string) Config {
 // Validate names the first setting that is wrong and what it may be.
 func (c *Config) Validate() error {
 	for _, r := range c.Roles {
-		if !slices.Contains([]string{"ingest", "query"}, r) {
-			return fmt.Errorf("roles: there is no role %q; use ingest, query", r)
+		if !slices.Contains([]string{"ingest", "detect", "query"}, r) {
+			return fmt.Errorf("roles: there is no role %q; use ingest, detect, query", r)
 		}
 	}
 	if len(c.Roles) == 0 {
-		return errors.New("roles: name at least one of ingest, query")
+		return errors.New("roles: name at least one of ingest, detect, query")
 	}
 	if err := (store.Config{DSN: c.Store.DSN, Path: c.Store.Path}).Validate(); err != nil {
 		return err
@@ -141,6 +150,7 @@ func (c *Config) Validate() error {
 		within("ingest.batch_age", c.Ingest.BatchAge, 0, 10*time.Second),
 		within("ingest.clock_tolerance", c.Ingest.ClockTolerance, time.Second, 365*24*time.Hour),
 		within("store.memory_limit", c.Store.MemoryLimit, 256<<20, 1<<40),
+		within("detect.history", c.Detect.History, time.Hour, 10*365*24*time.Hour),
 		within("query.timeout", c.Query.Timeout, 100*time.Millisecond, time.Hour),
 		within("query.memory_limit", c.Query.MemoryLimit, 16<<20, 1<<40),
 	)
@@ -310,7 +320,7 @@ func readNode(file, prefix string, n *yaml.Node, settings map[string]Setting, se
 		section := slices.ContainsFunc(sortedKeys(settings), func(k string) bool { return strings.HasPrefix(k, name+".") })
 		switch {
 		case !known && !section:
-			return fmt.Errorf("%s:%d: there is no setting %q; the nearest is %q", file, key.Line, name, Nearest(name, sortedKeys(settings)))
+			return fmt.Errorf("%s:%d: there is no setting %q; the nearest is %q", file, key.Line, name, detect.Nearest(name, sortedKeys(settings)))
 		case section:
 			if err := readNode(file, name+".", value, settings, seen); err != nil {
 				return err
@@ -353,23 +363,6 @@ func sortedKeys(m map[string]Setting) []string {
 	}
 	slices.Sort(keys)
 	return keys
-}
-
-// Nearest is the name that is most like a misspelt one: the one with the
-// longest common letters at both ends, and of those the closest in length.
-func Nearest(name string, names []string) string {
-	score := func(n string) int {
-		head := 0
-		for head < len(n) && head < len(name) && n[head] == name[head] {
-			head++
-		}
-		tail := 0
-		for tail < len(n)-head && tail < len(name)-head && n[len(n)-1-tail] == name[len(name)-1-tail] {
-			tail++
-		}
-		return 4*(head+tail) - max(len(n)-len(name), len(name)-len(n))
-	}
-	return slices.MaxFunc(names, func(a, b string) int { return score(a) - score(b) })
 }
 
 // Dump writes the settings in force as YAML, each with its explanation; a

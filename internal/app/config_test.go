@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+
+	"github.com/mcpaudit/mcpaudit/detect"
 )
 
 func TestABadFileIsRefusedWithItsPlaceAndReason(t *testing.T) {
@@ -32,8 +34,8 @@ func TestABadFileIsRefusedWithItsPlaceAndReason(t *testing.T) {
 		{"store:\n\tpath: x\n", `f.yaml: line 2: found character that cannot start any token`},
 		{"#" + strings.Repeat("x", 1<<20) + "\n", `f.yaml: has more than 1048576 bytes`},
 		// What the file says is well formed, and can't be.
-		{"roles: []\n", `roles: name at least one of ingest, query`},
-		{"roles: [ingest, watch]\n", `roles: there is no role "watch"; use ingest, query`},
+		{"roles: []\n", `roles: name at least one of ingest, detect, query`},
+		{"roles: [ingest, watch]\n", `roles: there is no role "watch"; use ingest, detect, query`},
 		{"store:\n  path: \"\"\n", `store: path is empty; name a data folder, or a server in dsn`},
 		{"store:\n  dsn: mysql://u:hunter2@h/db\n", `store: dsn begins with "mysql"; use clickhouse:// (native protocol), http:// or https://`},
 		{"store:\n  memory_limit: 5\n", `store.memory_limit: is 5, must lie between 268435456 and 1099511627776`},
@@ -143,7 +145,7 @@ func TestTheNearestNameIsTheOneThatWasMeant(t *testing.T) {
 	}
 	for typed, want := range map[string]string{"store.pth": "store.path", "listen.http_": "listen.http", "retention.auot": "retention.auto",
 		"lod.level": "log.level", "query.time_out": "query.timeout", "role": "roles"} {
-		if got := Nearest(typed, names); got != want {
+		if got := detect.Nearest(typed, names); got != want {
 			t.Errorf("%s: %s, want %s", typed, got, want)
 		}
 	}

@@ -58,7 +58,8 @@ func newGateway(ctx context.Context, roles []string) (*gateway, error) {
 	for _, role := range roles {
 		services = append(services, map[string][]register{
 			"ingest": {pb.RegisterIngestServiceHandler, pb.RegisterRetentionServiceHandler},
-			"query":  {pb.RegisterQueryServiceHandler, pb.RegisterExportServiceHandler},
+			"detect": {pb.RegisterRuleServiceHandler},
+			"query":  {pb.RegisterQueryServiceHandler, pb.RegisterExportServiceHandler, pb.RegisterFindingServiceHandler},
 		}[role]...)
 	}
 	for _, service := range services {

@@ -51,23 +51,26 @@ func TestAClientMadeOfTheServedOpenAPIDocument(t *testing.T) {
 	if err := json.Unmarshal(out, &got); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	wantOperations := []string{"ExportService_ExportEvents", "IngestService_PublishBatch", "LedgerService_GetConsistencyProof", "LedgerService_GetEventProof", "LedgerService_ListLogs", "LedgerService_VerifyStore",
+	wantOperations := []string{"ExportService_ExportEvents",
+		"FindingService_EndSuppression", "FindingService_GetFinding", "FindingService_ListFindings", "FindingService_ListSuppressions", "FindingService_TriageFinding", "FindingService_WatchFindings",
+		"IngestService_PublishBatch", "LedgerService_GetConsistencyProof", "LedgerService_GetEventProof", "LedgerService_ListLogs", "LedgerService_VerifyStore",
 		"QueryService_AggregateEvents", "QueryService_GetEvent", "QueryService_GetTimeline",
 		"QueryService_ListEmitters", "QueryService_ListEvents", "QueryService_ListToolDefinitions", "QueryService_ListTools", "QueryService_WatchEvents",
-		"RetentionService_ApplyRetention", "RetentionService_CreateHold", "RetentionService_ListHolds", "RetentionService_PlanRetention", "RetentionService_ReleaseHold"}
+		"RetentionService_ApplyRetention", "RetentionService_CreateHold", "RetentionService_ListHolds", "RetentionService_PlanRetention", "RetentionService_ReleaseHold",
+		"RuleService_ListRules", "RuleService_ReloadRules"}
 	if got.Title != "mcpaudit" || !reflect.DeepEqual(got.Operations, wantOperations) {
 		t.Errorf("%q has %q", got.Title, got.Operations)
 	}
 	if want := []map[string]any{{"event_id": "01a1fbaf-0f44-7705-b3f7-9d977b691dd5", "principal": "user:ada", "outcome": "denied"}}; got.Stored != 1 || !reflect.DeepEqual(got.Listed, want) {
 		t.Errorf("stored %d, listed %v", got.Stored, got.Listed)
 	}
-	if got.Got["target"] != "read_file" || got.Got["batch"] != "1" || got.Entries != 1 {
+	if got.Got["target"] != "read_file" || got.Got["batch"] != "2" || got.Entries != 1 {
 		t.Errorf("the event is %v, its timeline has %d entries", got.Got, got.Entries)
 	}
-	if len(got.Groups) != 1 || strings.Join(got.Groups[0].Keys, " ") != "files denied" || got.Groups[0].Count != "1" {
+	if len(got.Groups) != 2 || strings.Join(got.Groups[0].Keys, " ") != "files denied" || got.Groups[0].Count != "1" {
 		t.Errorf("groups: %v", got.Groups)
 	}
-	if len(got.Tools) != 1 || got.Tools[0].Name != "read_file" || got.Tools[0].Calls != "1" || len(got.Emitters) != 1 || got.Emitters[0].EmitterID != "client" {
+	if len(got.Tools) != 1 || got.Tools[0].Name != "read_file" || got.Tools[0].Calls != "1" || len(got.Emitters) != 2 || got.Emitters[0].EmitterID != "client" {
 		t.Errorf("tools %v, emitters %v", got.Tools, got.Emitters)
 	}
 	if got.Refused.Status != 400 || !strings.Contains(got.Refused.Message, "severity") {

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"github.com/mcpaudit/mcpaudit/detect/live"
 	"github.com/mcpaudit/mcpaudit/ingest"
 	"github.com/mcpaudit/mcpaudit/ingest/anchor"
 	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
@@ -31,6 +32,7 @@ import (
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 	"github.com/mcpaudit/mcpaudit/query"
 	"github.com/mcpaudit/mcpaudit/query/export"
+	"github.com/mcpaudit/mcpaudit/query/findings"
 	"github.com/mcpaudit/mcpaudit/query/verify"
 )
 
@@ -103,10 +105,26 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		expiry = retention.New(retention.Config{LogID: writing, Auto: cfg.Retention.Auto}, s, pipeline, query.Compile, d.Now, d.Log)
 		pb.RegisterRetentionServiceServer(server, expiry)
 	}
+	var record findings.Recorder // of what people do; there is none without a log to write
+	if pipeline != nil {
+		record = pipeline
+	}
+	var detecting *live.Runner
+	if slices.Contains(cfg.Roles, "detect") {
+		book := &ruleBook{files: cfg.Detect.Rules}
+		if book.set, err = ReadRules(cfg.Detect.Rules); err != nil {
+			return err
+		}
+		if detecting, err = newDetect(&cfg, book, s, pipeline, d, m); err != nil {
+			return err
+		}
+		pb.RegisterRuleServiceServer(server, findings.NewRules(book, record, d.Now, d.Log))
+	}
 	if slices.Contains(cfg.Roles, "query") {
 		limits := store.Limits{Time: cfg.Query.Timeout, Memory: cfg.Query.MemoryLimit}
 		pb.RegisterQueryServiceServer(server, query.New(query.Config{Limits: limits, Stopping: ctx.Done()}, s, d.Log))
 		pb.RegisterExportServiceServer(server, newExport(limits, signed, s, d))
+		pb.RegisterFindingServiceServer(server, findings.New(findings.Config{Limits: limits, Stopping: ctx.Done()}, s, record, d.Now, d.Log))
 	}
 	pb.RegisterLedgerServiceServer(server, verify.New(s, writing, d.Log))
 
@@ -132,17 +150,34 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 	pipelineCtx, stopPipeline := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopPipeline()
 	g, ctx := errgroup.WithContext(ctx)
+	detectCtx := ctx
 	if pipeline != nil {
+		var stopDetect context.CancelFunc
+		detectCtx, stopDetect = context.WithCancel(context.WithoutCancel(ctx))
 		anchorCtx, stopAnchors := context.WithCancel(context.WithoutCancel(ctx))
 		for _, r := range keeping {
 			g.Go(func() error { r.Run(anchorCtx); return nil })
 		}
 		g.Go(func() error {
+			defer stopDetect()  // the last batches count
 			defer stopAnchors() // the last checkpoint is anchored too
 			return pipeline.Run(pipelineCtx)
 		})
 		g.Go(func() error { expiry.Run(ctx); return nil })
 	}
+	var own *diary
+	if pipeline != nil {
+		own = newDiary(pipeline, &cfg, d)
+	}
+	g.Go(func() error {
+		if own != nil {
+			own.started(ctx) // before the detectors let their clock pass
+		}
+		if detecting != nil {
+			return detecting.Run(detectCtx)
+		}
+		return nil
+	})
 	for _, l := range []net.Listener{grpcListener, api.inner} {
 		g.Go(func() error {
 			if err := server.Serve(l); !errors.Is(err, grpc.ErrServerStopped) { // stopped before it began
@@ -161,6 +196,9 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		<-ctx.Done()
 		d.Log.Info("stopping")
 		stopGracefully(server, 10*time.Second)
+		if own != nil {
+			own.stopped(ctx)
+		}
 		stopPipeline()
 		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -122,9 +123,18 @@ func TestTheServiceStartsAndStopsTwiceInOneProcess(t *testing.T) {
 		if err != nil || r.GetStored() != 1 || r.GetProgress()[0].GetContiguousSeq() != life+1 {
 			t.Errorf("life %d: %v, %v", life+1, r, err)
 		}
-		resp, err := pb.NewQueryServiceClient(s.grpc).ListEvents(t.Context(), &pb.ListEventsRequest{})
+		resp, err := pb.NewQueryServiceClient(s.grpc).ListEvents(t.Context(), &pb.ListEventsRequest{Filter: `emitter_id = "e"`})
 		if err != nil || len(resp.GetEvents()) != int(life)+1 {
 			t.Errorf("life %d: %d events, %v", life+1, len(resp.GetEvents()), err)
+		}
+		// Each start is an event, and each end but the one to come.
+		own, err := pb.NewQueryServiceClient(s.grpc).ListEvents(t.Context(), &pb.ListEventsRequest{Filter: `principal = "mcpaudit:service"`, OrderBy: "occurred_at"})
+		var methods []string
+		for _, e := range own.GetEvents() {
+			methods = append(methods, e.GetMethod())
+		}
+		if want := []string{"mcpaudit/start", "mcpaudit/stop", "mcpaudit/start"}[:2*life+1]; err != nil || !slices.Equal(methods, want) {
+			t.Errorf("life %d: the service says %q of itself, not %q; %v", life+1, methods, want, err)
 		}
 		if err := s.stop(); err != nil {
 			t.Errorf("life %d: %v", life+1, err)
@@ -172,7 +182,7 @@ func TestAnOpenStreamIsEndedByTheStop(t *testing.T) {
 func TestThePagesForMachinesSayWhatIsTrue(t *testing.T) {
 	s := serve(t, testConfig(t, t.TempDir()))
 	s.awaitReady(t)
-	for n := range uint64(3) {
+	for n := range uint64(3) { // beside the service's own
 		if _, err := publish(t.Context(), s.grpc, n/2+1); err != nil { // 1, 1, 2
 			t.Fatal(err)
 		}
@@ -182,10 +192,10 @@ func TestThePagesForMachinesSayWhatIsTrue(t *testing.T) {
 	}
 	code, text := s.page(t, "/metrics")
 	for _, want := range []string{
-		`mcpaudit_ingest_events_total{result="stored"} 2`, `mcpaudit_ingest_events_total{result="duplicate"} 1`,
-		`mcpaudit_ingest_events_total{result="rejected"} 0`, `mcpaudit_ingest_batches_total 2`,
+		`mcpaudit_ingest_events_total{result="stored"} 3`, `mcpaudit_ingest_events_total{result="duplicate"} 1`,
+		`mcpaudit_ingest_events_total{result="rejected"} 0`, `mcpaudit_ingest_batches_total `,
 		`mcpaudit_ingest_store_failures_total 0`, `mcpaudit_build_info{version="v1.2.3"} 1`,
-		`mcpaudit_ingest_batch_events_count 2`, `process_resident_memory_bytes`, `go_goroutines`,
+		`mcpaudit_ingest_batch_events_count `, `process_resident_memory_bytes`, `go_goroutines`,
 	} {
 		if code != http.StatusOK || !strings.Contains(text, want) {
 			t.Errorf("/metrics (%d) has no %s", code, want)

@@ -43,12 +43,12 @@ type Env struct {
 }
 
 // Names are the benchmarks that Run knows.
-var Names = []string{"ack", "emit", "export", "ingest", "redact", "search", "size", "verify", "wrap"}
+var Names = []string{"ack", "detect", "emit", "export", "ingest", "redact", "search", "size", "verify", "wrap"}
 
 // Run runs one benchmark.
 func Run(ctx context.Context, name string, e Env) ([]Result, error) {
 	run, ok := map[string]func(context.Context, Env) ([]Result, error){
-		"ack": ack, "emit": emitted, "export": exported, "ingest": ingestRate, "redact": redaction, "search": searched, "size": size, "verify": verified, "wrap": wrapped,
+		"ack": ack, "detect": detection, "emit": emitted, "export": exported, "ingest": ingestRate, "redact": redaction, "search": searched, "size": size, "verify": verified, "wrap": wrapped,
 	}[name]
 	if !ok {
 		return nil, fmt.Errorf("there is no benchmark %q; there are %s", name, strings.Join(Names, ", "))

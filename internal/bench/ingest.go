@@ -30,7 +30,7 @@ func ingestRate(ctx context.Context, e Env) ([]Result, error) {
 	limit := 20000 / quantile(took, 0.5).Seconds()
 
 	fmt.Fprintln(e.Say, "measuring the service")
-	address, stop, err := service(ctx, e, "ingest")
+	address, stop, err := service(ctx, e, "ingest", "ingest", "query")
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func ingestRate(ctx context.Context, e Env) ([]Result, error) {
 	ctx2, cancel := context.WithCancel(ctx)
 	g, gctx := errgroup.WithContext(ctx2)
 	for i := range streams {
-		g.Go(func() error { return load(gctx, e, address, uint64(i+1), &stored, &bytes) })
+		g.Go(func() error { return load(gctx, e, address, uint64(i+1), 0, &stored, &bytes) })
 	}
 	time.Sleep(e.Time / 5) // warm up
 	measure()
@@ -82,7 +82,7 @@ func ack(ctx context.Context, e Env) ([]Result, error) {
 		return nil, err
 	}
 	fmt.Fprintln(e.Say, "measuring the service")
-	address, stop, err := service(ctx, e, "ack")
+	address, stop, err := service(ctx, e, "ack", "ingest", "query")
 	if err != nil {
 		return nil, err
 	}

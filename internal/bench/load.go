@@ -29,8 +29,9 @@ const (
 	window      = 16  // requests of one stream that wait for their answers
 )
 
-// load sends events on one stream as fast as they are taken, until ctx ends.
-func load(ctx context.Context, e Env, address string, seed uint64, stored, bytes *atomic.Int64) error {
+// load sends events on one stream until ctx ends: at a rate, in events a second, or
+// as fast as they are taken when that is 0.
+func load(ctx context.Context, e Env, address string, seed uint64, rate int, stored, bytes *atomic.Int64) error {
 	conn, c, err := client(address)
 	if err != nil {
 		return err
@@ -60,8 +61,11 @@ func load(ctx context.Context, e Env, address string, seed uint64, stored, bytes
 	g, gctx := errgroup.WithContext(context.Background())
 	g.Go(func() error {
 		defer stream.CloseSend()
-		seq := uint64(0)
+		seq, begun := uint64(0), time.Now()
 		for round := 0; ; round++ {
+			if rate > 0 {
+				time.Sleep(time.Until(begun.Add(time.Duration(round) * batchEvents * time.Second / time.Duration(rate))))
+			}
 			select {
 			case room <- struct{}{}:
 			case <-gctx.Done():

@@ -17,9 +17,10 @@ import (
 )
 
 // service runs mcpaudit in this process, as 'mcpaudit serve' would, until stop.
-func service(ctx context.Context, e Env, folder string) (address string, stop func() error, err error) {
+func service(ctx context.Context, e Env, folder string, roles ...string) (address string, stop func() error, err error) {
 	cfg := app.DefaultConfig(filepath.Join(e.Dir, folder))
 	cfg.Store.Engine = e.Library
+	cfg.Roles = roles
 	cfg.Listen = app.ListenConfig{GRPC: "127.0.0.1:0", HTTP: "127.0.0.1:0"}
 	ctx, cancel := context.WithCancel(ctx)
 	started, done := make(chan string, 1), make(chan error, 1)
