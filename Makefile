@@ -7,7 +7,7 @@ include deploy/dev/versions.env
 version := $(shell git describe --tags --always --dirty 2>/dev/null)
 lint_tool := .cache/bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
 
-.PHONY: help build demo run test race fuzz lint bench generate setup
+.PHONY: help build demo run test race fuzz lint bench eval generate setup
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' Makefile | column -t -s@
@@ -45,6 +45,9 @@ $(lint_tool):
 
 bench: build setup ## speed, memory and size beside their limits
 	bin/mcpaudit bench all
+
+eval: ## how well the detectors find what public data has labelled
+	@deploy/dev/eval.sh
 
 generate: ## make generated code anew
 	deploy/dev/generate.sh

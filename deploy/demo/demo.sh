@@ -3,9 +3,11 @@
 # in two languages behind `mcpaudit wrap` and one in Go that audits itself, the MCP
 # Inspector as their client, and the events that come back out of the store.
 #
+# Then a client that misbehaves, and what the detectors find.
+#
 # Everything lives in a temporary folder that is removed at the end. It ends with
-# an error when an event is missing or a secret is found in the store, so it is a
-# test as well.
+# an error when an event or a finding is missing or a secret is found in the store,
+# so it is a test as well.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 deploy/dev/setup.sh
@@ -36,15 +38,18 @@ free_port() { "$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0
 title "1. A service, with the ClickHouse engine in process"
 export MCPAUDIT_SERVICE=127.0.0.1:$(free_port)
 health=127.0.0.1:$(free_port)
-echo "\$ mcpaudit serve --store.path $work/data --listen.grpc $MCPAUDIT_SERVICE --listen.http $health"
-"$mcpaudit" serve --store.path "$work/data" --listen.grpc "$MCPAUDIT_SERVICE" --listen.http "$health" 2>"$work/service.log" &
-service=$!
-for _ in $(seq 200); do
-  kill -0 "$service" 2>/dev/null || fail "the service ended; its last words:"
-  "$python" -c "import urllib.request; urllib.request.urlopen('http://$health/readyz')" 2>/dev/null && break
-  sleep 0.1
-done
-echo "ready"
+serve() {
+  echo "\$ mcpaudit serve --store.path $work/data --listen.grpc $MCPAUDIT_SERVICE --listen.http $health"
+  "$mcpaudit" serve --store.path "$work/data" --listen.grpc "$MCPAUDIT_SERVICE" --listen.http "$health" 2>>"$work/service.log" &
+  service=$!
+  for _ in $(seq 200); do
+    kill -0 "$service" 2>/dev/null || fail "the service ended; its last words:"
+    "$python" -c "import urllib.request; urllib.request.urlopen('http://$health/readyz')" 2>/dev/null && break
+    sleep 0.1
+  done
+  echo "ready"
+}
+serve
 
 title "2. Three MCP servers behind one wrapped command each, and one in Go with one line of code"
 mkdir -p "$work/project"
@@ -141,4 +146,35 @@ grep -rqF "REDACTED:secret" "$work/spool" || fail "the event of a call while the
 if grep -rqF "$secret" "$work/data" "$work/spool" "$work/state"; then
   fail "the planted token is in a file of the store or of a spool"
 fi
-title "Every call is there, the denied one and the failed ones are told apart, no secret was kept."
+
+title "6. A client that misbehaves, and what is found"
+echo "Six weeks of ordinary work come first: user:ada, eight calls a day, never at this hour."
+"$python" deploy/demo/ordinary_weeks.py >"$work/weeks.jsonl"
+serve
+"$mcpaudit" import "$work/weeks.jsonl" 2>&1 | tail -n 1
+for part in $(seq 0 399); do echo "part $part" >"$work/project/part-$part.txt"; done
+# misbehave DEED: one client session in which user:ada does what is not usual.
+misbehave() {
+  echo "  files  as user:ada: $1"
+  "$python" "$PWD/deploy/demo/misbehave.py" "$1" "$mcpaudit" wrap --quiet --service "$MCPAUDIT_SERVICE" --server files --principal user:ada \
+    --spool "$work/spool" --key-file "$work/redact.key" -- node "$modules/@modelcontextprotocol/server-filesystem/dist/index.js" "$work/project" >"$work/answer" 2>&1 ||
+    { cat "$work/answer" >&2; fail "the client could not misbehave"; }
+}
+misbehave loop
+misbehave burst
+misbehave denied
+found() { "$mcpaudit" findings list --json 'principal = "user:ada"' >"$work/findings.jsonl" && grep -q "\"rule\":\"$1\"" "$work/findings.jsonl"; }
+for rule in agent-loop call-spike scope-violation off-hours; do
+  for _ in $(seq 100); do found "$rule" && break; sleep 0.1; done
+  found "$rule" || { cat "$work/findings.jsonl" >&2; fail "no finding of rule $rule"; }
+done
+echo "\$ mcpaudit findings list"
+"$mcpaudit" findings list
+id=$("$python" -c 'import json,sys
+print(next(f["finding_id"] for f in map(json.loads, open(sys.argv[1])) if f["rule"] == "agent-loop"))' "$work/findings.jsonl")
+echo "\$ mcpaudit findings show $id"
+"$mcpaudit" findings show "$id"
+echo "\$ mcpaudit findings close $id --as true-positive --note 'stopped the agent'"
+"$mcpaudit" findings close "$id" --as true-positive --note 'stopped the agent'
+
+title "Every call is there, the denied one and the failed ones are told apart, no secret was kept, what was not usual was found."
