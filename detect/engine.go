@@ -30,7 +30,7 @@ import (
 )
 
 // Lateness is how long an event is held back for those that happened before it.
-const Lateness = 500 * time.Millisecond
+const Lateness = 250 * time.Millisecond
 
 // Tick is how often, on the engine's clock, detectors are told the time.
 const Tick = 10 * time.Second

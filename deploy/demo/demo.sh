@@ -148,7 +148,7 @@ if grep -rqF "$secret" "$work/data" "$work/spool" "$work/state"; then
 fi
 
 title "6. A client that misbehaves, and what is found"
-echo "Six weeks of ordinary work come first: user:ada, eight calls a day, never at this hour."
+echo "Eight weeks of ordinary work come first: user:ada, twenty calls a day, never at this hour."
 "$python" deploy/demo/ordinary_weeks.py >"$work/weeks.jsonl"
 serve
 "$mcpaudit" import "$work/weeks.jsonl" 2>&1 | tail -n 1

@@ -55,8 +55,8 @@ type Config struct {
 	// on from, and by a rule that is new; default 35 days.
 	History time.Duration
 	// Poll is how often the ledger is asked for new batches; default 100 ms. It becomes
-	// longer, up to half a second, while asking and observing takes more than a quarter
-	// of the time: larger bites cost less.
+	// longer, up to a quarter of a second, while asking and observing takes more than
+	// half of the time: larger bites cost less.
 	Poll time.Duration
 	// Margin is the longest that an event may be under way between its receipt and
 	// the moment when its batch can be read: the queue of ingest, an append and an
@@ -175,7 +175,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		if err := r.insist(ctx, r.round); err != nil {
 			return r.stop(ctx, err)
 		}
-		poll := time.NewTimer(max(r.cfg.Poll, min(3*time.Since(start), longestPoll)))
+		poll := time.NewTimer(max(r.cfg.Poll, min(time.Since(start), longestPoll)))
 		select {
 		case <-ctx.Done():
 			poll.Stop()
@@ -188,7 +188,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 }
 
-const longestPoll = 500 * time.Millisecond
+const longestPoll = 250 * time.Millisecond
 
 // insist calls do until it succeeds. The error is the context's, or one that trying
 // again does not mend.

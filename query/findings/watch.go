@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	watchEvery = 250 * time.Millisecond // between looks for what was told
+	watchEvery = 100 * time.Millisecond // between looks for what was told
 	stalled    = time.Minute            // a client that reads nothing for so long is cut off
 )
 
