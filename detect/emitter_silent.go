@@ -207,7 +207,10 @@ func (d *emitterSilent) silent(k Key, s *sender, clock int64, out *Out) {
 	if s.Habit {
 		why = "through hours in which it usually sends"
 	}
-	x.Reason = fmt.Sprintf("%s has sent nothing since %s, for %s, %s", what, sayTime(heard), saySpan(clock-heard), why)
+	x.Reason = fmt.Sprintf("%s has sent nothing since %s, for %s, %s", what, sayTime(heard), saySpan(clock-s.Norm.Last), why)
+	if s.Away > 0 {
+		x.Reason += fmt.Sprintf(", and not in the %s before in which the service was away", saySpan(s.Away))
+	}
 	if s.Emitter != "" {
 		x.Reason += ", while others of the server go on"
 	}

@@ -23,6 +23,7 @@ var Kinds = []Kind{
 	{"definition_change", "a tool is no longer what it was, or hides something", func() Config { return DefaultDefinitionChange() }},
 	{"emitter_gap", "events that an emitter numbered have not arrived", func() Config { return DefaultEmitterGap() }},
 	{"emitter_silent", "a server or an emitter that used to send has gone quiet", func() Config { return DefaultEmitterSilent() }},
+	{"log_contradicted", "somebody holds proof that the log is not what it was", func() Config { return DefaultLogContradicted() }},
 	{"clock_skew", "an emitter's clock is wrong", func() Config { return DefaultClockSkew() }},
 	{"custom", "a condition of your own, counted in a window", func() Config { return DefaultCustom() }},
 }
