@@ -166,8 +166,11 @@ func TestASecondServiceOnTheSameDataIsToldInOneSentence(t *testing.T) {
 
 func TestEventsAreListedAndShown(t *testing.T) {
 	address, web := inService(t, t.TempDir())
-	if r := command(t, "", "events", "list", "--service", address); r.status != 0 || r.stdout != "no events match\n" {
-		t.Errorf("an empty log: %+v", r)
+	if r := command(t, "", "events", "list", notItself, "--service", address); r.status != 0 || r.stdout != "no events match\n" {
+		t.Errorf("a log with the service's start alone: %+v", r)
+	}
+	if got := jsonLines[map[string]any](t, succeed(t, "events", "list", "--json", "--service", address)); len(got) != 1 || got[0]["method"] != "mcpaudit/start" {
+		t.Errorf("a new log has %v", got)
 	}
 	req := &pb.PublishBatchRequest{}
 	for n := range uint64(30) {
@@ -180,7 +183,7 @@ func TestEventsAreListedAndShown(t *testing.T) {
 
 	// As a table: a heading, one line an event, newest first, nothing for a
 	// terminal to obey.
-	r := command(t, "", "events", "list", "--service", address, "--limit", "25")
+	r := command(t, "", "events", "list", notItself, "--service", address, "--limit", "25")
 	lines := strings.Split(strings.TrimSuffix(r.stdout, "\n"), "\n")
 	if r.status != 0 || len(lines) != 26 || !strings.HasPrefix(lines[0], "TIME ") || !strings.Contains(lines[1], `{"page":30}`) {
 		t.Errorf("%+v", r)

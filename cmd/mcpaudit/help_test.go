@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/findings"
 )
 
 // everyCommand calls visit for each command.
@@ -24,23 +25,34 @@ func everyCommand(visit func(c *cobra.Command)) {
 	walk(rootCommand(&surroundings{env: func(string) string { return "" }}))
 }
 
-// examples are the command lines of a help text that run mcpaudit, in words.
-func examples(t *testing.T, text string) [][]string {
+// examples are the command lines of a help text that run mcpaudit, each with the
+// words of every mcpaudit in its pipe.
+func examples(t *testing.T, text string) (lines [][][]string) {
 	t.Helper()
-	var out [][]string
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		at := strings.Index(line, "mcpaudit ")
 		if at < 0 {
 			continue
 		}
-		all := words(t, line[at:])
-		if end := slices.IndexFunc(all, func(w string) bool { return strings.ContainsAny(w[:min(len(w), 1)], "|<>") }); end >= 0 {
-			all = all[:end]
+		var pipe [][]string
+		for rest := words(t, line[at:]); len(rest) > 0; {
+			one := rest
+			if end := slices.Index(rest, "|"); end >= 0 {
+				one, rest = rest[:end], rest[end+1:]
+			} else {
+				rest = nil
+			}
+			if end := slices.IndexFunc(one, func(w string) bool { return strings.ContainsAny(w[:min(len(w), 1)], "<>") }); end >= 0 {
+				one = one[:end]
+			}
+			if len(one) > 0 && one[0] == "mcpaudit" {
+				pipe = append(pipe, one[1:])
+			}
 		}
-		out = append(out, all[1:])
+		lines = append(lines, pipe)
 	}
-	return out
+	return lines
 }
 
 // Every filter that a help text shows is one that the service takes, and every
@@ -61,23 +73,30 @@ func TestEveryFilterAndExampleInHelpIsRight(t *testing.T) {
 		if strings.Contains(c.Long, "A filter compares fields") != takesFilter {
 			t.Errorf("%s: takes a filter: %t; explains filters: %t", c.CommandPath(), takesFilter, !takesFilter)
 		}
-		for _, args := range examples(t, c.Example) {
-			// On a tree of its own: flags are set.
-			found, rest, err := rootCommand(&surroundings{env: func(string) string { return "" }}).Find(args)
-			if err == nil {
-				err = found.ParseFlags(rest)
-			}
-			if err == nil {
-				err = found.ValidateArgs(found.Flags().Args())
-			}
-			if err != nil || found.CommandPath() != c.CommandPath() {
-				t.Errorf("%s: the example mcpaudit %q is of %s: %v", c.CommandPath(), args, found.CommandPath(), err)
-				continue
-			}
-			for _, a := range found.Flags().Args() {
-				if takesFilter {
-					filters[a] = c.CommandPath() + "'s example"
+		for _, pipe := range examples(t, c.Example) {
+			shown := false
+			for _, args := range pipe {
+				// On a tree of its own: flags are set.
+				found, rest, err := rootCommand(&surroundings{env: func(string) string { return "" }}).Find(args)
+				if err == nil {
+					err = found.ParseFlags(rest)
 				}
+				if err == nil {
+					err = found.ValidateArgs(found.Flags().Args())
+				}
+				if err != nil {
+					t.Errorf("%s: the example mcpaudit %q: %v", c.CommandPath(), args, err)
+					continue
+				}
+				shown = shown || found.CommandPath() == c.CommandPath()
+				for _, a := range found.Flags().Args() {
+					if strings.Contains(found.Use, "[FILTER]") {
+						filters[a] = found.CommandPath() + "'s example"
+					}
+				}
+			}
+			if !shown {
+				t.Errorf("%s: the example mcpaudit %q is of other commands", c.CommandPath(), pipe)
 			}
 		}
 	})
@@ -92,6 +111,12 @@ func TestEveryFilterAndExampleInHelpIsRight(t *testing.T) {
 	address, _ := inService(t, t.TempDir())
 	client := pb.NewQueryServiceClient(connect(t, address))
 	for filter, whose := range filters {
+		if strings.HasPrefix(whose, "mcpaudit findings ") {
+			if _, _, err := findings.Compile(filter); err != nil {
+				t.Errorf("%s: %s: %v", whose, filter, err)
+			}
+			continue
+		}
 		if _, err := client.ListEvents(context.Background(), &pb.ListEventsRequest{Filter: filter}); err != nil {
 			t.Errorf("%s: %s: %v", whose, filter, err)
 		}

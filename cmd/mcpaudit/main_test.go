@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
+	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
 // asCommand in the environment makes this test binary be mcpaudit itself, so
@@ -113,12 +115,42 @@ func serveArgs(t *testing.T, dir string) []string {
 	return []string{"serve", "--store.path", dir, "--store.engine", storetest.Library(t), "--listen.grpc", "127.0.0.1:0", "--listen.http", "127.0.0.1:0"}
 }
 
-// launchServe runs the service and returns it with its gRPC address.
+// launchServe runs the service and returns it with its gRPC address when its start is
+// stored.
 func launchServe(t *testing.T, dir string) (p *process, address string) {
+	t.Helper()
+	since := time.Now()
+	p, address = launchReady(t, dir)
+	awaitStart(t, address, since)
+	return p, address
+}
+
+// launchReady is launchServe for tests that don't wait for its start to be stored.
+func launchReady(t *testing.T, dir string) (p *process, address string) {
 	t.Helper()
 	p = launch(t, serveArgs(t, dir)...)
 	p.await(t, `ingest is ready`)
 	return p, p.await(t, `msg=serving .*grpc=(\S+)`)
+}
+
+// notItself is the filter of all events but those that a service writes of its own
+// start and stop.
+const notItself = `principal != "mcpaudit:service"`
+
+// awaitStart waits until the event of a service's start is stored, so that a test
+// knows how many events and batches there are beside its own. The service was started
+// after since, by its own clock.
+func awaitStart(t *testing.T, address string, since time.Time) {
+	t.Helper()
+	client := pb.NewQueryServiceClient(connect(t, address))
+	filter := fmt.Sprintf(`method = "mcpaudit/start" AND principal = "mcpaudit:service" AND occurred_at >= %q`, since.UTC().Truncate(time.Microsecond).Format(time.RFC3339Nano))
+	waitFor(t, func() bool {
+		resp, err := client.ListEvents(t.Context(), &pb.ListEventsRequest{Filter: filter})
+		if err != nil {
+			t.Fatalf("wait for the service's start: %v", err)
+		}
+		return len(resp.GetEvents()) == 1
+	})
 }
 
 func connect(t *testing.T, address string) *grpc.ClientConn {
@@ -145,11 +177,12 @@ func command(t *testing.T, stdin string, args ...string) result {
 }
 
 // inService runs a service in this process while a test runs, and returns its
-// gRPC and its HTTP address.
+// gRPC and its HTTP address when its start is stored.
 func inService(t *testing.T, dir string) (address, httpAddress string) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	log := &process{ended: make(chan struct{})} // for its ears alone
+	since := time.Now()
 	var code int
 	go func() {
 		defer close(log.ended)
@@ -163,7 +196,9 @@ func inService(t *testing.T, dir string) (address, httpAddress string) {
 		}
 	})
 	log.await(t, `ingest is ready`)
-	return log.await(t, `msg=serving .*grpc=(\S+)`), log.await(t, `msg=serving .*http=(\S+)`)
+	address, httpAddress = log.await(t, `msg=serving .*grpc=(\S+)`), log.await(t, `msg=serving .*http=(\S+)`)
+	awaitStart(t, address, since)
+	return address, httpAddress
 }
 
 func writeFile(t *testing.T, name, text string) string {

@@ -18,13 +18,14 @@ import (
 )
 
 // servedThen stores events in a data folder by a service whose clock is behind, and
-// which keeps events for a month.
+// which keeps events for a month; its start and its stop are two more of that time.
 func servedThen(t *testing.T, dir string, ago time.Duration, events ...*pb.Event) {
 	t.Helper()
 	cfg := app.DefaultConfig(dir)
 	cfg.Store.Engine, cfg.Retention.Default = storetest.Library(t), "1"
 	cfg.Listen = app.ListenConfig{GRPC: "127.0.0.1:0", HTTP: "127.0.0.1:0"}
 	now := func() time.Time { return time.Now().Add(-ago) }
+	since := now()
 	ctx, stop := context.WithCancel(t.Context())
 	started, ended := make(chan string, 1), make(chan error, 1)
 	var said bytes.Buffer
@@ -37,6 +38,7 @@ func servedThen(t *testing.T, dir string, ago time.Duration, events ...*pb.Event
 			e.OccurredAt = timestamppb.New(now())
 		}
 		waitReady(t, address)
+		awaitStart(t, address, since)
 		publish(t, address, events...)
 	case err := <-ended:
 		t.Fatal(err)
@@ -93,11 +95,11 @@ func TestExpiredEventsAreDroppedAndHeldOnesAreNot(t *testing.T) {
 			t.Errorf("plan: %v, want %s dropped and %s held", got, dropped, held)
 		}
 	}
-	month("3", "3")
+	month("5", "3") // three that are not held, and the start and the stop of the service of that time
 	if r := command(t, "", at("retention", "apply")...); r.status != 1 || r.stdout != "" || !strings.Contains(r.stderr, "say --yes") {
 		t.Errorf("apply without --yes: %+v", r)
 	}
-	month("3", "3")
+	month("5", "3")
 	if table := succeed(t, at("retention", "apply", "--yes")...); !strings.Contains(table, "DROPPED") || len(strings.Split(table, "\n")) != 3 {
 		t.Errorf("apply:\n%s", table)
 	}
@@ -122,8 +124,18 @@ func TestExpiredEventsAreDroppedAndHeldOnesAreNot(t *testing.T) {
 		t.Errorf("plan: %q", text)
 	}
 	verified(t, address)
-	if text := succeed(t, at("events", "list", `kind = "admin"`, "--json")...); strings.Count(text, "\n") != 4 {
-		t.Errorf("what was done is in events:\n%s", text)
+	methods := func(filter string) (out []string) {
+		for _, e := range jsonLines[map[string]any](t, succeed(t, at("events", "list", `kind = "admin" AND `+filter, "--order-by", "occurred_at", "--json")...)) {
+			out = append(out, strings.TrimPrefix(e["method"].(string), "mcpaudit/"))
+		}
+		return out
+	}
+	if got := strings.Join(methods(notItself), " "); got != "hold retention release retention" {
+		t.Errorf("what was done is in events: %s", got)
+	}
+	// What the first service wrote of itself has expired with the rest.
+	if got := strings.Join(methods("NOT "+notItself), " "); got != "start stop start" {
+		t.Errorf("of the services the log has %s", got)
 	}
 }
 
@@ -135,7 +147,7 @@ func text(v any) string {
 
 func TestAPersonIsAskedBeforeEventsAreDropped(t *testing.T) {
 	dir := t.TempDir()
-	servedThen(t, dir, 100*24*time.Hour, numbered(2)...)
+	servedThen(t, dir, 100*24*time.Hour, numbered(2)...) // with its start and stop, four
 	servedThen(t, dir, 48*time.Hour, sent("two", 1))
 	address, _ := inService(t, dir)
 	for _, c := range []struct{ answer, want, never string }{
@@ -152,7 +164,7 @@ func TestAPersonIsAskedBeforeEventsAreDropped(t *testing.T) {
 		run(t.Context(), []string{"retention", "apply", "--service", address}, terminal, terminal, terminal)
 		terminal.Close()
 		<-read
-		if said := out.String(); !strings.Contains(said, "Drop 2 events for ever? Type yes:") || !strings.Contains(said, c.want) || strings.Contains(said, c.never) {
+		if said := out.String(); !strings.Contains(said, "Drop 4 events for ever? Type yes:") || !strings.Contains(said, c.want) || strings.Contains(said, c.never) {
 			t.Errorf("%q:\n%s", c.answer, said)
 		}
 	}

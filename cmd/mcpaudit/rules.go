@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -57,8 +58,17 @@ it means, its settings with their units, what it refers to and what to do first.
 	}
 	files := rulesFlag(cmd, s)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line: name, title, detector, severity, references, runbook, source, with")
-	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		set, _ := app.ReadRules(*files)
+	cmd.ValidArgsFunction = func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var once []string // flags are parsed twice to complete a command: each file is there twice
+		for _, name := range *files {
+			if !slices.Contains(once, name) {
+				once = append(once, name)
+			}
+		}
+		set, _ := app.ReadRules(once)
 		var names []string
 		for _, r := range set {
 			names = append(names, r.Name)

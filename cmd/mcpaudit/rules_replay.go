@@ -54,7 +54,7 @@ line, each once, as it was in the end.`,
 	cmd.Flags().StringSliceVar(&only, "only", nil, "run only this rule; may be repeated")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line, also on a terminal")
 	when := periodFlags(cmd)
-	st := s.settings(cmd, "store.path", "store.dsn", "detect.history")
+	st := s.settings(cmd, "store.path", "store.dsn", "store.engine", "detect.history")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		from, to, err := when.bounds(s.now())
 		if err != nil {
@@ -204,9 +204,12 @@ func (f *printedFindings) close() error {
 // detectors, so it is done side by side, in chunks that stay in order.
 func replayLines(ctx context.Context, in io.Reader, set rules.Set, tell func(detect.Change)) error {
 	const atOnce = 256
+	type line struct {
+		n    int
+		text []byte
+	}
 	type chunk struct {
-		first int
-		lines [][]byte
+		lines []line
 		done  chan struct{}
 		out   []*event.Event
 		err   error
@@ -216,21 +219,18 @@ func replayLines(ctx context.Context, in io.Reader, set rules.Set, tell func(det
 	g.Go(func() error {
 		defer close(work)
 		defer close(order)
-		lines := newLineReader(in, maxRawLine)
+		reader := newLineReader(in, maxRawLine)
 		for eof := false; !eof; {
 			c := &chunk{done: make(chan struct{})}
 			for len(c.lines) < atOnce && !eof {
-				line, err := lines.next()
+				text, err := reader.next()
 				switch {
 				case errors.Is(err, io.EOF):
 					eof = true
 				case err != nil:
-					return fmt.Errorf("replay line %d: %w", lines.n, err)
-				case len(bytes.TrimSpace(line)) > 0:
-					if c.first == 0 {
-						c.first = lines.n
-					}
-					c.lines = append(c.lines, bytes.Clone(line))
+					return fmt.Errorf("replay line %d: %w", reader.n, err)
+				case len(bytes.TrimSpace(text)) > 0:
+					c.lines = append(c.lines, line{reader.n, bytes.Clone(text)})
 				}
 			}
 			select {
@@ -249,10 +249,10 @@ func replayLines(ctx context.Context, in io.Reader, set rules.Set, tell func(det
 	for range runtime.GOMAXPROCS(0) {
 		g.Go(func() error {
 			for c := range work {
-				for i, line := range c.lines {
+				for _, l := range c.lines {
 					e := &event.Event{}
-					if c.err = readReplayed(line, e); c.err != nil {
-						c.err = fmt.Errorf("replay line %d: %w", c.first+i, c.err)
+					if c.err = readReplayed(l.text, e); c.err != nil {
+						c.err = fmt.Errorf("replay line %d: %w", l.n, c.err)
 						break
 					}
 					c.out = append(c.out, e)
@@ -290,10 +290,11 @@ func replayLines(ctx context.Context, in io.Reader, set rules.Set, tell func(det
 // readReplayed reads one event. Raw calls are refused: what they hold is not for
 // findings.
 func readReplayed(line []byte, e *event.Event) error {
-	if bytes.Contains(line, []byte(`"raw_arguments"`)) || bytes.Contains(line, []byte(`"raw_result"`)) {
-		return errors.New("it is a raw call; pass it through 'mcpaudit redact' first")
-	}
 	if err := wire.UnmarshalJSON(line, e); err != nil {
+		// Asked only now: a tool may have such a name, and its calls are events.
+		if bytes.Contains(line, []byte(`"raw_arguments"`)) || bytes.Contains(line, []byte(`"raw_result"`)) {
+			return errors.New("it is a raw call; pass it through 'mcpaudit redact' first")
+		}
 		return fmt.Errorf("not an event: %w", nameOnly(err))
 	}
 	return e.Check()

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -85,5 +87,17 @@ func TestATerminalHasColourAndLinesThatFit(t *testing.T) {
 	r := onTerminal(t, 100, "events", "list", "-n", "1", "--service", address)
 	if r.stderr != "mcpaudit: there are more; list them with --limit\n" {
 		t.Errorf("%+v", r)
+	}
+}
+
+func TestAReplayIsATableOnATerminalAndJSONElsewhere(t *testing.T) {
+	file := writeFile(t, "events.jsonl", asLines(t, looping(1, 15, "one", time.Date(2026, 11, 20, 9, 0, 0, 0, time.UTC))...))
+	args := []string{"rules", "replay", "--input", file, "--only", "agent-loop"}
+	r := onTerminal(t, 160, append(args, "--color", "never")...)
+	if r.status != 0 || r.stderr != "" || !regexp.MustCompile(`^SEVERITY +STARTED \(\S+\) +EVENTS +RULE +REASON\nmedium +\S.* +\d+ +agent-loop +"agent:one" goes round in circles[^\n]*\n$`).MatchString(r.stdout) {
+		t.Errorf("%+v", r)
+	}
+	if got, want := onTerminal(t, 160, append(args, "--json")...).stdout, succeed(t, args...); got != want || !strings.HasPrefix(got, "{") {
+		t.Errorf("--json on a terminal: %s\nwant %s", got, want)
 	}
 }

@@ -74,7 +74,8 @@ func TestWhatIsStoredCanBeProven(t *testing.T) {
 		t.Fatalf("export: %s%s", r.stdout, r.stderr)
 	}
 	p.kill()
-	if r := command(t, "", "verify", bundle, "--key", strings.TrimSpace(keys)); r.status != 0 || !strings.Contains(r.stdout, "nothing is left out: 40 events") {
+	// The service's start is an event as any other: 40 and one.
+	if r := command(t, "", "verify", bundle, "--key", strings.TrimSpace(keys)); r.status != 0 || !strings.Contains(r.stdout, "nothing is left out: 41 events") {
 		t.Errorf("status %d: %s%s", r.status, r.stdout, r.stderr)
 	}
 	other := newKey(t, "keys", "new", "--ledger.path", t.TempDir())
@@ -87,7 +88,7 @@ func TestWhatIsStoredCanBeProven(t *testing.T) {
 		Problems        string
 		Logs            int
 	}
-	if err := json.Unmarshal([]byte(r.stdout), &sum); err != nil || r.status != 0 || sum.Events != "40" || sum.Logs != 1 || sum.Problems != "" {
+	if err := json.Unmarshal([]byte(r.stdout), &sum); err != nil || r.status != 0 || sum.Events != "41" || sum.Logs != 1 || sum.Problems != "" {
 		t.Errorf("status %d, %v: %s%s", r.status, err, r.stdout, r.stderr)
 	}
 	// Without a service, verify finds the store by itself.
@@ -120,19 +121,19 @@ func TestPromise4TamperEvidentAChangedEventIsNamed(t *testing.T) {
 func TestPromise4TamperEvidentALogThatWasCutIsNotWrittenOn(t *testing.T) {
 	dir := t.TempDir()
 	p, address := launchServe(t, dir)
-	publish(t, address, numbered(3)...)
+	publish(t, address, numbered(3)...) // the second batch: the first is the service's start
 	publish(t, address, sent("two", 1))
 	waitFor(t, func() bool { // the service has written down what it signed
 		text, _ := os.ReadFile(onlyMemory(t, dir))
-		return strings.Contains(string(text), "\n2\n")
+		return strings.Contains(string(text), "\n3\n")
 	})
 	p.kill()
-	tamper(t, dir, "ALTER TABLE ledger DELETE WHERE batch = 2", "ALTER TABLE events DELETE WHERE batch = 2")
-	if r := command(t, "", verifyArgs(t, dir)...); r.status != 1 || !strings.Contains(r.stdout, "contradiction: a checkpoint that was kept elsewhere says that the log had 2 entries") {
+	tamper(t, dir, "ALTER TABLE ledger DELETE WHERE batch = 3", "ALTER TABLE events DELETE WHERE batch = 3")
+	if r := command(t, "", verifyArgs(t, dir)...); r.status != 1 || !strings.Contains(r.stdout, "contradiction: a checkpoint that was kept elsewhere says that the log had 3 entries") {
 		t.Errorf("status %d: %s%s", r.status, r.stdout, r.stderr)
 	}
 	q := launch(t, serveArgs(t, dir)...)
-	q.await(t, `start ingest: open log .*the store has 1 entries, and a checkpoint of 2 entries was signed before`)
+	q.await(t, `start ingest: open log .*the store has 2 entries, and a checkpoint of 3 entries was signed before`)
 	<-q.ended
 }
 
@@ -185,7 +186,8 @@ func TestAStoreWithoutTheKeyOfItsLogIsRefusedWithTheWayOut(t *testing.T) {
 	if r := command(t, "", "verify", "--service", address, "--key", old); r.status != 1 || !strings.Contains(r.stdout, "none of the trusted keys is of log") {
 		t.Errorf("status %d: %s%s", r.status, r.stdout, r.stderr)
 	}
-	if r := command(t, "", "verify", "--service", address, "--key", old, "--key", dir+".ledger/verifier-keys.txt"); r.status != 0 || !strings.Contains(r.stdout, "4 events hashed and") {
+	// Four events, and a start of the service in each log.
+	if r := command(t, "", "verify", "--service", address, "--key", old, "--key", dir+".ledger/verifier-keys.txt"); r.status != 0 || !strings.Contains(r.stdout, "6 events hashed and") {
 		t.Errorf("status %d: %s%s", r.status, r.stdout, r.stderr)
 	}
 	p.kill()

@@ -61,10 +61,11 @@ func load(ctx context.Context, e Env, address string, seed uint64, rate int, sto
 	g, gctx := errgroup.WithContext(context.Background())
 	g.Go(func() error {
 		defer stream.CloseSend()
-		seq, begun := uint64(0), time.Now()
+		seq, due := uint64(0), time.Now()
 		for round := 0; ; round++ {
-			if rate > 0 {
-				time.Sleep(time.Until(begun.Add(time.Duration(round) * batchEvents * time.Second / time.Duration(rate))))
+			if rate > 0 { // what could not be sent in time is not sent faster later
+				time.Sleep(time.Until(due))
+				due = time.Now().Add(batchEvents * time.Second / time.Duration(rate))
 			}
 			select {
 			case room <- struct{}{}:
