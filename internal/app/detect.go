@@ -90,15 +90,15 @@ func (b *ruleBook) Reload(ctx context.Context) (added, changed, removed []string
 	return added, changed, removed, nil
 }
 
-// newDetect makes the runner of the detectors.
-func newDetect(cfg *Config, book *ruleBook, s *store.Store, p *ingest.Pipeline, d Deps, m *metrics) (*live.Runner, error) {
+// newDetect makes the runner of the detectors; it calls told when something was.
+func newDetect(cfg *Config, book *ruleBook, s *store.Store, p *ingest.Pipeline, told func(), d Deps, m *metrics) (*live.Runner, error) {
 	var seed [8]byte
 	rand.Read(seed[:])
 	c := live.Config{Rules: book.set.Rules(), History: cfg.Detect.History, Seed: binary.LittleEndian.Uint64(seed[:])}
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	deps := live.Deps{Store: s, Now: d.Now, Log: d.Log, Watch: newDetectMetrics(m.registry)}
+	deps := live.Deps{Store: s, Now: d.Now, Log: d.Log, Watch: newDetectMetrics(m.registry), Tell: func(live.Told) { told() }}
 	if p != nil { // the only one who writes the store
 		deps.Settled = p.Settled
 	}

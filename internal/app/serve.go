@@ -110,12 +110,13 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		record = pipeline
 	}
 	var detecting *live.Runner
+	told := func() {} // wakes who watches findings here
 	if slices.Contains(cfg.Roles, "detect") {
 		book := &ruleBook{files: cfg.Detect.Rules}
 		if book.set, err = ReadRules(cfg.Detect.Rules); err != nil {
 			return err
 		}
-		if detecting, err = newDetect(&cfg, book, s, pipeline, d, m); err != nil {
+		if detecting, err = newDetect(&cfg, book, s, pipeline, func() { told() }, d, m); err != nil {
 			return err
 		}
 		pb.RegisterRuleServiceServer(server, findings.NewRules(book, record, d.Now, d.Log))
@@ -124,7 +125,9 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		limits := store.Limits{Time: cfg.Query.Timeout, Memory: cfg.Query.MemoryLimit}
 		pb.RegisterQueryServiceServer(server, query.New(query.Config{Limits: limits, Stopping: ctx.Done()}, s, d.Log))
 		pb.RegisterExportServiceServer(server, newExport(limits, signed, s, d))
-		pb.RegisterFindingServiceServer(server, findings.New(findings.Config{Limits: limits, Stopping: ctx.Done()}, s, record, d.Now, d.Log))
+		found := findings.New(findings.Config{Limits: limits, Stopping: ctx.Done()}, s, record, d.Now, d.Log)
+		pb.RegisterFindingServiceServer(server, found)
+		told = found.Told
 	}
 	pb.RegisterLedgerServiceServer(server, verify.New(s, writing, d.Log))
 

@@ -41,7 +41,7 @@ func findingLag(ctx context.Context, e Env) ([]Result, error) {
 		g.Go(func() error { return load(gctx, e, address, uint64(i+1), lagRate/streams, &stored, &bytes) })
 	}
 	var lags []time.Duration
-	attacks := 0
+	attacks, rate := 0, 0.0
 	g.Go(func() error {
 		defer cancel()
 		time.Sleep(e.Time / 5) // warm up
@@ -49,7 +49,7 @@ func findingLag(ctx context.Context, e Env) ([]Result, error) {
 		var err error
 		begun := time.Now()
 		lags, attacks, err = loops(gctx, e, address)
-		stored.Store(int64(float64(stored.Load()) / time.Since(begun).Seconds()))
+		rate = float64(stored.Load()) / time.Since(begun).Seconds()
 		return err
 	})
 	if err := errors.Join(g.Wait(), stop()); err != nil {
@@ -62,7 +62,7 @@ func findingLag(ctx context.Context, e Env) ([]Result, error) {
 	return []Result{
 		atMost("detect lag p50", milliseconds(quantile(lags, 0.5)), "ms from event to finding", held, "how long events are held back to be put in order", 0),
 		atMost("detect lag p99", milliseconds(quantile(lags, 0.99)), "ms from event to finding", held, "the same", 2000),
-		plain("detect lag rate", float64(stored.Load()), "events/s stored meanwhile"),
+		plain("detect lag rate", rate, "events/s stored meanwhile"),
 	}, nil
 }
 

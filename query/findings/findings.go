@@ -63,6 +63,7 @@ type Server struct {
 	now   func() time.Time
 	log   *slog.Logger
 	turn  turn // of those who change something
+	bell  bell // for those who watch
 }
 
 // New makes the service. Without a recorder it only reads.

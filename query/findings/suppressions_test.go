@@ -113,6 +113,19 @@ func TestSuppressionsAreListedAlsoWhenTheyHaveEnded(t *testing.T) {
 	refused(t, err, codes.FailedPrecondition, "expired at 2026-11-21 12:00:00 UTC")
 }
 
+// Events that say that they happened while a suppression was in force, and came when
+// it had ended, are not covered: an emitter's clock is not ours.
+func TestASuppressionThatHasEndedCoversNothingThatBeginsLater(t *testing.T) {
+	const day = 24 * 60
+	d := newDesk(t)
+	d.tell(t, found(1, begun(-10, -5)))
+	d.triage(t, &pb.TriageFindingRequest{FindingId: findingID(1), Step: "close", Verdict: "benign", SuppressDays: 2})
+	d.tell(t, found(2, begun(day, day)), found(3, begun(day, day), func(f *store.Finding) { f.OpenedAt = noon.Add(20 * day * time.Minute).UnixMicro() }))
+	if got := d.shown(t); got != "3 1" {
+		t.Errorf("shown: %s", got)
+	}
+}
+
 // A suppression and the close that it belongs to are stored together or not at all.
 func TestASuppressionIsStoredWithItsClose(t *testing.T) {
 	d := newDesk(t)

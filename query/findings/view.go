@@ -64,11 +64,13 @@ const suppressionsSQL = `
 //     microsecond by their ids, so that every reader sees the same;
 //   - suppression_id of the suppression under which the whole of it happened: it began
 //     while that was in force, and was seen last before it ended. A finding that goes
-//     on when a suppression ends is told again; one that was over stays as it was.
+//     on when a suppression ends is told again; one that was over stays as it was. When
+//     it began is by the service's clock: events that say that they are older, as those
+//     of an emitter whose clock is behind, don't bring a suppression back.
 func viewOf(condition string) string {
 	return `(
 	SELECT *, multiIf(last_step = 'close', 'closed', last_step = 'acknowledge', 'acknowledged', 'new') AS triage, last_verdict AS verdict, last_assignee AS assignee,
-		arrayFirst(x -> x.1 <= opened_at AND last_seen_at < x.2 AND (x.3 = '' OR x.3 = server) AND (x.4 = '' OR x.4 = target), covers).5 AS suppression_id
+		arrayFirst(x -> x.1 <= opened_at AND opened_at < x.2 AND last_seen_at < x.2 AND (x.3 = '' OR x.3 = server) AND (x.4 = '' OR x.4 = target), covers).5 AS suppression_id
 	FROM (SELECT * FROM findings WHERE ` + condition + `) AS f
 	LEFT JOIN (
 		SELECT finding_id AS of_finding, argMaxIf(step, (at, action_id), step != 'assign') AS last_step,
