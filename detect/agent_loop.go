@@ -24,8 +24,10 @@ import (
 // A second count is of failures: FailuresInARow calls of one tool that all fail,
 // whatever their arguments.
 //
-// Repetitions that the protocol asks for (attempt, task polls) don't count, nor does
-// a call after a Pause: who waits before he asks again is polling.
+// Repetitions that the protocol asks for (task polls, the retry of a call that the
+// server answered with input_required) don't count, and after a Pause both counts
+// begin anew: who waits before he asks again is polling. They do so as well when a
+// finding was resolved: its calls are told, and another loop is another finding.
 type AgentLoop struct {
 	Repeats        float64       `key:"repeats" doc:"weight of repeated calls, of the last 16, that is a loop"`
 	FailuresInARow int           `key:"failures_in_a_row" doc:"calls of one tool in a row that fail, whatever their arguments; 0 for never"`
@@ -83,6 +85,8 @@ type loopGroup struct {
 	FailedAt   int64 // when the first of them was
 	// Of the loop that is under way.
 	Repeated int
+	Told     bool // these calls have a finding
+	Asked    int  // calls that the server answered with a question, and that were not retried yet
 }
 
 type loopCall struct {
@@ -114,36 +118,63 @@ func (v *Seen) run() Key {
 }
 
 func (d *agentLoop) Observe(v *Seen, out *Out) {
-	if !v.Call || v.Retry || v.Outcome == "input_required" {
+	if !v.Call {
 		return
 	}
 	key := v.run()
 	g, _ := d.state.Groups.Get(key, v.Clock)
+	if !g.isNews(v) {
+		return
+	}
 	c := loopCall{Call: loopHash(v.Tool, &v.ArgumentsDigest), Result: loopHash(v.Tool, &v.ResultDigest), At: v.At, ID: v.EventID}
 	if v.ResultDigest == (event.Digest{}) {
 		c.Result = loopHash(v.Tool.With(Key{hashText(v.Outcome), hashText(v.ErrorCode)}), &v.ResultDigest)
 	}
-	paused := g.Count > 0 && v.At-g.last().At >= micros(d.cfg.Pause)
-	if !paused && v.ArgumentsDigest != (event.Digest{}) {
+	if g.Count > 0 && v.At-g.last().At >= micros(d.cfg.Pause) || g.Told && !out.IsOpen(key) {
+		*g = loopGroup{Asked: g.Asked}
+	}
+	if v.ArgumentsDigest != (event.Digest{}) {
 		c.Weight, c.New = g.weigh(&c, failed(v) || v.Hints.ReadOnly)
 	}
 	g.Calls[g.Count%loopCalls] = c
 	g.Count++
-	d.countFailures(v, key, g, out)
-	if c.Weight == 0 {
+	g.countFailure(v)
+	sum, first := float32(0), 0
+	if c.Weight > 0 {
+		if sum, first = g.sum(); sum < float32(d.cfg.Repeats) {
+			g.Repeated = 0
+		} else if g.Repeated == 0 {
+			g.Repeated = g.repeats()
+		} else {
+			g.Repeated++
+		}
+	}
+	// One signal for one call, or it would count twice: of a loop that fails, that it
+	// is one says more.
+	switch {
+	case c.Weight > 0 && g.Repeated > 0:
+		d.raise(v, key, g, sum, first, out)
+	case d.cfg.FailuresInARow > 0 && g.Failures >= d.cfg.FailuresInARow:
+		d.raiseFailures(v, key, g, out)
+	default:
 		return
 	}
-	sum, first := g.sum()
-	if sum < float32(d.cfg.Repeats) {
-		g.Repeated = 0
-		return
+	g.Told = out.IsOpen(key)
+}
+
+// isNews reports whether a call is one of the agent's own: not one that waits for an
+// answer, and not the retry that brings it. A retry that no server asked for is one of
+// its own, or a client could call everything a retry.
+func (g *loopGroup) isNews(v *Seen) bool {
+	asked := v.Outcome == "input_required"
+	retry := v.Retry && g.Asked > 0
+	if retry {
+		g.Asked--
 	}
-	if g.Repeated == 0 {
-		g.Repeated = g.repeats()
-	} else {
-		g.Repeated++
+	if asked {
+		g.Asked++
 	}
-	d.raise(v, key, g, sum, first, out)
+	return !retry && (v.Retry || !asked)
 }
 
 func loopHash(tool Key, d *event.Digest) uint64 {
@@ -249,8 +280,8 @@ func within(g *loopGroup, n int, call uint64) bool {
 
 func failed(v *Seen) bool { return v.Outcome != "success" && v.Outcome != "cancelled" }
 
-// countFailures follows runs of failing calls of one tool.
-func (d *agentLoop) countFailures(v *Seen, key Key, g *loopGroup, out *Out) {
+// countFailure follows runs of failing calls of one tool.
+func (g *loopGroup) countFailure(v *Seen) {
 	tool := v.Tool[0]
 	switch {
 	case !failed(v):
@@ -260,9 +291,9 @@ func (d *agentLoop) countFailures(v *Seen, key Key, g *loopGroup, out *Out) {
 		g.Failures, g.FailedTool, g.FailedAt = 0, tool, v.At
 	}
 	g.Failures++
-	if d.cfg.FailuresInARow == 0 || g.Failures < d.cfg.FailuresInARow {
-		return
-	}
+}
+
+func (d *agentLoop) raiseFailures(v *Seen, key Key, g *loopGroup, out *Out) {
 	s := Signal{
 		Group: key, Subject: runSubject(v), Start: g.FailedAt, Score: float64(g.Failures),
 		Reason: fmt.Sprintf("%s has called %s %d times in a row, and every call failed (%s), within %s", sayName(Identity(v.Event)), sayTool(v), g.Failures, v.Outcome,

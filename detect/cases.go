@@ -37,6 +37,7 @@ type cases struct {
 
 	Open  Groups[openCase]
 	Flood map[string]*flood // by tenant; those of this hour
+	Past  Groups[int64]     // by group, the latest start of a finding that is resolved
 }
 
 type openCase struct {
@@ -55,7 +56,7 @@ type flood struct {
 }
 
 func newCases(r *Rule) *cases {
-	return &cases{rule: r, Open: Groups[openCase]{Most: maxOpen + 1000}, Flood: map[string]*flood{}}
+	return &cases{rule: r, Open: Groups[openCase]{Most: maxOpen + 1000}, Flood: map[string]*flood{}, Past: Groups[int64]{Most: maxOpen}}
 }
 
 // Raise opens a finding for the signal's group, or updates the one that is open.
@@ -75,9 +76,9 @@ func (o *Out) Raise(s Signal) {
 	if s.Quiet {
 		return // what went on is over and resolved
 	}
-	f := c.floodOf(s.Subject.Tenant, o.clock)
+	tenant, f := c.floodOf(s.Subject.Tenant, o.clock)
 	if f.Opened >= floodAfter || c.Open.Len() >= maxOpen {
-		o.flooded(f, &s)
+		o.flooded(tenant, f, &s)
 		return
 	}
 	f.Opened++
@@ -88,9 +89,23 @@ func (o *Out) Raise(s Signal) {
 func (o *Out) IsOpen(group Key) bool { return o.cases.Open.Peek(group) != nil }
 
 func (o *Out) open(s *Signal) {
-	r := o.cases.rule
-	x, _ := o.cases.Open.Get(s.Group, o.clock)
-	x.Hidden = o.cases.hidden
+	c, r := o.cases, o.cases.rule
+	if c.Open.Len() >= c.Open.Most { // flooded by many tenants: what was told has an end all the same
+		c.Open.Each(func(k Key, _ int64, oldest *openCase) bool {
+			o.end(k, oldest)
+			c.Open.Delete(k)
+			return false
+		})
+	}
+	// The detector may still remember how the group's last finding began. That one is
+	// over, and its id is not told again.
+	if over := c.Past.Peek(s.Group); over != nil && s.Start <= *over {
+		if s.Start, s.Before = s.Last, nil; s.Start <= *over {
+			s.Start = max(o.clock, *over+1)
+		}
+	}
+	x, _ := c.Open.Get(s.Group, o.clock)
+	x.Hidden = c.hidden
 	x.Finding = Finding{
 		ID: findingID(r.Name, &s.Subject, s.Start), Rule: r.Name, Detector: r.Detector, Subject: s.Subject,
 		StartedAt: s.Start, OpenedAt: o.clock, State: Open,
@@ -145,10 +160,8 @@ func (o *Out) told(x *openCase, worse bool) {
 func (c *cases) resolve(clock int64, tell func(Change)) {
 	o := &Out{clock: clock, cases: c, tell: tell}
 	quiet := clock - int64(c.rule.ResolveAfter/time.Microsecond)
-	c.Open.Expire(quiet, func(_ Key, x *openCase) {
-		x.Finding.State, x.Finding.EndedAt = Resolved, x.Finding.LastSeenAt
-		o.told(x, false)
-	})
+	c.Open.Expire(quiet, o.end)
+	c.Past.Expire(clock-farthest, nil) // no detector remembers longer
 	for tenant, f := range c.Flood {
 		if clock >= (f.Hour+1)*floodWindow {
 			delete(c.Flood, tenant)
@@ -156,32 +169,44 @@ func (c *cases) resolve(clock int64, tell func(Change)) {
 	}
 }
 
-func (c *cases) floodOf(tenant string, clock int64) *flood {
+// end resolves an open finding. It is forgotten by the caller.
+func (o *Out) end(k Key, x *openCase) {
+	x.Finding.State, x.Finding.EndedAt = Resolved, x.Finding.LastSeenAt
+	o.told(x, false)
+	over, _ := o.cases.Past.Get(k, o.clock)
+	*over = max(*over, x.Finding.StartedAt)
+}
+
+// mostTenants bounds the tenants whose findings are counted for themselves.
+const mostTenants = 10_000
+
+// floodOf is the count of a tenant, and for whom it counts: what is one tenant's trick
+// must not become another one's memory, so tenants beyond a bound share that of the
+// tenant without a name.
+func (c *cases) floodOf(tenant string, clock int64) (string, *flood) {
 	hour := clock / floodWindow
 	f := c.Flood[tenant]
+	if f == nil && len(c.Flood) >= mostTenants {
+		tenant = ""
+		f = c.Flood[tenant]
+	}
 	if f == nil || f.Hour != hour {
-		// What is one tenant's trick must not become another one's memory: tenants
-		// beyond a bound share a count.
-		const most = 10_000
-		if f == nil && len(c.Flood) >= most {
-			tenant = ""
-		}
 		f = &flood{Hour: hour}
 		c.Flood[tenant] = f
 	}
-	return f
+	return tenant, f
 }
 
 // flooded counts a signal that gets no finding of its own.
-func (o *Out) flooded(f *flood, s *Signal) {
+func (o *Out) flooded(tenant string, f *flood, s *Signal) {
 	if f.More == 0 {
 		f.Since = s.Start
 	}
 	f.More++
 	r := o.cases.rule
 	all := *s
-	all.Group, all.Subject, all.Start, all.Before = Key{0, uint64(f.Hour)}, Subject{Tenant: s.Subject.Tenant}, f.Since, nil
-	all.Group = all.Group.With(Key{uint64(len(s.Subject.Tenant)), hashText(s.Subject.Tenant)})
+	all.Group, all.Subject, all.Start, all.Before = Key{0, uint64(f.Hour)}, Subject{Tenant: tenant}, f.Since, nil
+	all.Group = all.Group.With(Key{uint64(len(tenant)), hashText(tenant)})
 	all.Reason = fmt.Sprintf("rule %s opened %d findings within an hour; %d more signals have none of their own. The newest: %s", r.Name, f.Opened, f.More, s.Reason)
 	all.Observed, all.Expected = fmt.Sprintf("%d more signals", f.More), fmt.Sprintf("at most %d findings an hour", floodAfter)
 	all.Workings = nil

@@ -13,7 +13,8 @@ import (
 
 // Custom is the settings of the detector "custom": a condition of your own, counted
 // in a window. It fires when a group has Threshold events within Window that match.
-// The score is how many times the threshold was reached.
+// The score is how many times the threshold was reached, as far as is counted: up to
+// 100 events or values.
 type Custom struct {
 	Condition string        `key:"condition" doc:"CEL expression over the fields of an event, such as: server == \"billing\" && outcome == \"denied\""`
 	GroupBy   []string      `key:"group_by" doc:"fields that make a group: principal, agent_id, session_id, trace_id, server, target, credential_id, client_ip"`
@@ -54,9 +55,12 @@ func groupField(name string) int {
 	return -1
 }
 
-// maxThreshold bounds what one group remembers: eight bytes for each event, twice
-// that for each value.
-const maxThreshold = 1000
+// What one group remembers: 24 bytes for each event that is counted, or 32 for each
+// value. They are counted up to leastCounted, or to the threshold where that is more.
+const (
+	maxThreshold = 1000
+	leastCounted = 100
+)
 
 // Validate implements Config.
 func (c *Custom) Validate() error {
@@ -113,11 +117,20 @@ type custom struct {
 
 type customState struct{ Groups Groups[customGroup] }
 
-// customGroup is the newest events of a group that match, oldest first.
+// customGroup is the newest events of a group that match, oldest first; where values
+// are counted, the newest of each.
 type customGroup struct {
 	At     []int64
 	IDs    []event.ID
 	Values []uint64 // of the field that is counted
+}
+
+// drop forgets the events from i to j.
+func (g *customGroup) drop(i, j int) {
+	g.At, g.IDs = slices.Delete(g.At, i, j), slices.Delete(g.IDs, i, j)
+	if len(g.Values) > 0 {
+		g.Values = slices.Delete(g.Values, i, j)
+	}
 }
 
 func (d *custom) State() any              { return &d.state }
@@ -143,18 +156,30 @@ func (d *custom) Observe(v *Seen, out *Out) {
 	for old < len(g.At) && g.At[old] <= v.At-micros(d.cfg.Window) {
 		old++
 	}
-	// One more than the threshold is enough to know that it is reached.
-	old = max(old, len(g.At)-maxThreshold)
-	g.At, g.IDs = append(slices.Delete(g.At, 0, old), v.At), append(slices.Delete(g.IDs, 0, old), v.EventID)
-	n, what := len(g.At), "events"
+	g.drop(0, old)
+	what := "events"
 	if d.cfg.Distinct != "" {
-		g.Values = append(slices.Delete(g.Values, 0, min(old, len(g.Values))), d.value(v))
-		n, what = distinct(g.Values), "different values of "+d.cfg.Distinct
+		what = "different values of " + d.cfg.Distinct
+		value := d.value(v)
+		if i := slices.Index(g.Values, value); i >= 0 {
+			g.drop(i, i+1) // so that repeating some values does not push out others
+		}
+		g.Values = append(g.Values, value)
+	}
+	g.At, g.IDs = append(g.At, v.At), append(g.IDs, v.EventID)
+	n, most := len(g.At), max(leastCounted, d.cfg.Threshold)
+	some := ""
+	if n > most {
+		g.drop(0, n-most)
+		n = most
+	}
+	if n == most {
+		some = "at least "
 	}
 	if n < d.cfg.Threshold {
 		return
 	}
-	observed := fmt.Sprintf("%d %s in %v", n, what, d.cfg.Window)
+	observed := fmt.Sprintf("%s%d %s in %v", some, n, what, d.cfg.Window)
 	if n == 1 && d.cfg.Threshold == 1 && d.cfg.Distinct == "" {
 		observed = "1 event"
 	}
@@ -173,10 +198,4 @@ func (d *custom) value(v *Seen) uint64 {
 		return hashText(string(v.ArgumentsDigest[:]))
 	}
 	return hashText(groupFields[groupField(d.cfg.Distinct)].of(v.Event))
-}
-
-func distinct(values []uint64) int {
-	s := slices.Clone(values)
-	slices.Sort(s)
-	return len(slices.Compact(s))
 }

@@ -173,13 +173,18 @@ func (x *Engine) pass(clock int64) {
 // again. That nothing was received before it says nothing of those who send.
 const ServiceStarted = "mcpaudit/start"
 
+func serviceStarted(e *event.Event) bool {
+	return e.Kind == "admin" && e.Method == ServiceStarted
+}
+
 // absent is a detector that has to know that the service was away: nothing could be
 // heard from, until to.
 type absent interface{ absent(from, to int64) }
 
-// away lets the clock pass without anybody having listened.
+// away lets the clock pass without anybody having listened. Whoever may send events
+// may send one that says so; where the clock has passed lately, somebody listened.
 func (x *Engine) away(clock int64) {
-	if x.clock == 0 || clock <= x.clock {
+	if x.clock == 0 || clock-x.clock < tick {
 		return
 	}
 	for _, r := range x.rules {
@@ -191,7 +196,7 @@ func (x *Engine) away(clock int64) {
 }
 
 func (x *Engine) observe(h heldEvent) {
-	if h.event.Kind == "admin" && h.event.Method == ServiceStarted {
+	if serviceStarted(h.event) {
 		x.away(h.turn)
 	}
 	x.pass(h.turn)
@@ -296,6 +301,7 @@ type savedRule struct {
 type savedCases struct {
 	Open  *Groups[openCase]
 	Flood map[string]*flood
+	Past  *Groups[int64] // nil in what an earlier version wrote
 }
 
 // Save writes all that the engine remembers.
@@ -309,7 +315,7 @@ func (x *Engine) Save(w io.Writer) error {
 		if err != nil {
 			return fmt.Errorf("save the state of rule %s: %w", r.rule.Name, err)
 		}
-		open, err := encode(savedCases{&r.cases.Open, r.cases.Flood})
+		open, err := encode(savedCases{&r.cases.Open, r.cases.Flood, &r.cases.Past})
 		if err != nil {
 			return fmt.Errorf("save the findings of rule %s: %w", r.rule.Name, err)
 		}
@@ -344,7 +350,7 @@ func (x *Engine) Load(r io.Reader) (lacking []string, err error) {
 		if err := gob.NewDecoder(bytes.NewReader(old.State)).Decode(r.detector.State()); err != nil {
 			return nil, fmt.Errorf("read the state of rule %s: %w", r.rule.Name, err)
 		}
-		c := savedCases{Open: &r.cases.Open}
+		c := savedCases{Open: &r.cases.Open, Past: &r.cases.Past}
 		if err := gob.NewDecoder(bytes.NewReader(old.Cases)).Decode(&c); err != nil {
 			return nil, fmt.Errorf("read the findings of rule %s: %w", r.rule.Name, err)
 		}

@@ -23,6 +23,9 @@ func hold(e *event.Event) heldEvent {
 	if e.ReceivedAt == 0 {
 		return heldEvent{completed + lateness, completed, e}
 	}
+	if serviceStarted(e) {
+		return heldEvent{e.ReceivedAt, e.ReceivedAt, e} // nobody may look at the clock before it
+	}
 	completed = min(completed, e.ReceivedAt) // a clock that is ahead is no reason to wait
 	return heldEvent{max(e.ReceivedAt, completed+lateness), completed, e}
 }
@@ -39,7 +42,14 @@ func (a *heldEvent) before(b *heldEvent) bool {
 	if a.event.OccurredAt != b.event.OccurredAt {
 		return a.event.OccurredAt < b.event.OccurredAt
 	}
-	return bytes.Compare(a.event.EventID[:], b.event.EventID[:]) < 0
+	if c := bytes.Compare(a.event.EventID[:], b.event.EventID[:]); c != 0 {
+		return c < 0
+	}
+	// Ids are made by those who send; an emitter's number is stored once.
+	if a.event.EmitterID != b.event.EmitterID {
+		return a.event.EmitterID < b.event.EmitterID
+	}
+	return a.event.EmitterSeq < b.event.EmitterSeq
 }
 
 // heldEvents is a binary heap, the next one first. It is container/heap without

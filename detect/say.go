@@ -8,10 +8,14 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
+// sayMost is how many bytes of a name a sentence has. Who keeps a name for one need not
+// keep more.
+const sayMost = 80
+
 // sayName quotes what others named, for a sentence: it may be long, empty or
 // hostile.
 func sayName(s string) string {
-	const most = 80
+	const most = sayMost
 	if q := strconv.Quote(event.ClipText(s, most)); len(q) <= most+most/2 {
 		return q
 	}

@@ -105,7 +105,7 @@ func (d *scopeViolation) wait(v *Seen) {
 		w.Denials = slices.Delete(w.Denials, 1, 2) // the first one says when it began
 	}
 	w.Denials = append(w.Denials, scopeWait{At: v.At, Target: v.Tool[0], ID: v.EventID, Arguments: v.ArgumentsDigest, Granted: scopesHash(v.ScopesGranted),
-		Server: kept(v.Server), Name: kept(v.Target), Required: scopeList(v.ScopesRequired), Said: kept(scopeSaid(v.Event))})
+		Server: kept(event.ClipText(v.Server, sayMost)), Name: kept(event.ClipText(v.Target, sayMost)), Required: scopeList(v.ScopesRequired), Said: kept(scopeSaid(v.Event))})
 	if v.Principal == "" {
 		// Who is refused at the door has no name yet, and has one when it is let in:
 		// the two are one by their session or, without one, by where they come from.

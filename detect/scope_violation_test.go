@@ -3,6 +3,7 @@ package detect
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -172,5 +173,22 @@ func TestScopeViolationHostile(t *testing.T) {
 	})
 	if opened > 2100 {
 		t.Errorf("%d findings", opened)
+	}
+}
+
+// A denial that waits keeps no more of names than its finding will say.
+func TestWaitingDenialsAreSmall(t *testing.T) {
+	for _, c := range []string{"x", "\xff", "\u202e", "é"} {
+		e := scopeCall(0, strings.Repeat(c, 2000), "denied", nil, nil)
+		e.Server = strings.Repeat(c, 200)
+		d := DefaultScopeViolation().New().(*scopeViolation)
+		var h hasher
+		var v Seen
+		h.see(e, e.OccurredAt, e.OccurredAt, &v)
+		d.Observe(&v, &Out{v: &v, cases: newCases(&Rule{})})
+		w := d.state.Waiting.Peek(v.Who)
+		if x := w.Denials[0]; len(x.Name) > sayMost || len(x.Server) > sayMost || sayName(x.Name) != sayName(e.Target) || sayName(x.Server) != sayName(e.Server) {
+			t.Errorf("%q: %d and %d bytes; %s, not %s", c, len(x.Name), len(x.Server), sayName(x.Name), sayName(e.Target))
+		}
 	}
 }

@@ -23,7 +23,9 @@ import (
 //     Somebody who wrote what the agent read has chosen the destination.
 //   - A tool whose results strangers write was read, then a private one, and then a
 //     value that came from the private one is sent away. For this the tools must be
-//     known, by Untrusted and Private.
+//     known, by Untrusted and Private. An address, a link or a file's name says where
+//     something goes or is, and agents look such things up all day: it takes five of
+//     them, or one number of an account or other identifier.
 //
 // The score is how many such values the call carried.
 type ToxicFlow struct {
@@ -97,17 +99,16 @@ const (
 // classes knows what tools are, by patterns of their names.
 type classes struct {
 	patterns [4][]string
-	known    map[string]uint8 // of server/tool; bounded
+	known    map[[2]string]uint8 // of server and tool, either of which may have slashes; bounded
 }
 
 func (c *classes) of(server, target string) uint8 {
-	name := server + "/" + target
-	if k, ok := c.known[name]; ok {
+	if k, ok := c.known[[2]string{server, target}]; ok {
 		return k
 	}
 	const most = 10_000 // a client can make up names
 	if c.known == nil || len(c.known) >= most {
-		c.known = map[string]uint8{}
+		c.known = map[[2]string]uint8{}
 	}
 	k := uint8(0)
 	lower := strings.ToLower(strings.ReplaceAll(server, "/", "_") + "/" + strings.ReplaceAll(target, "/", "_"))
@@ -119,12 +120,16 @@ func (c *classes) of(server, target string) uint8 {
 			}
 		}
 	}
-	c.known[name] = k
+	c.known[[2]string{kept(server), kept(target)}] = k
 	return k
 }
 
 // maxValues is how many values one flow remembers of each sort; the newest stay.
 const maxValues = 64
+
+// manyWays is how many private addresses, links and names of files, in one call, are
+// more than where it goes and what it is about.
+const manyWays = 5
 
 type toxicFlow struct {
 	cfg   ToxicFlow
@@ -158,10 +163,10 @@ func (d *toxicFlow) Advance(clock int64, _ *Out) {
 	d.state.Groups.Expire(clock-micros(d.cfg.Memory), nil)
 }
 
-// flows are the groups in which values are followed: a trace goes over several
-// servers, a session may have many traces.
+// flows are the groups in which values are followed, the session first: a trace goes
+// over several servers, a session may have a trace for each call.
 func (v *Seen) flows() (keys [3]Key, n int) {
-	for _, k := range [...]Key{v.Trace, v.Talk, v.Session} {
+	for _, k := range [...]Key{v.Session, v.Talk, v.Trace} {
 		if k != (Key{}) {
 			keys[n] = k
 			n++
@@ -188,8 +193,9 @@ func (d *toxicFlow) Observe(v *Seen, out *Out) {
 	for i := range v.ResultMarks {
 		guided = guided || v.ResultMarks[i].NearInstruction && isAddress(v.ResultMarks[i].Class)
 	}
-	strange := class&untrusted != 0 || slices.Contains(v.Signals, "result:injection_phrase") || slices.Contains(v.Signals, "result:hidden_unicode")
-	if guided || strange || class&private != 0 && len(v.ResultMarks) > 0 && d.state.Groups.Len() > 0 {
+	// Who writes instructions beside an address is a stranger, whatever the tool.
+	strange := guided || class&untrusted != 0 || slices.Contains(v.Signals, "result:injection_phrase") || slices.Contains(v.Signals, "result:hidden_unicode")
+	if strange || class&private != 0 && len(v.ResultMarks) > 0 && d.state.Groups.Len() > 0 {
 		d.read(v, class, strange)
 	}
 }
@@ -202,18 +208,19 @@ func isAddress(class string) bool {
 // read remembers what a result brought.
 func (d *toxicFlow) read(v *Seen, class uint8, strange bool) {
 	keys, n := v.flows()
+	from := toolOf(v) // one text for all
 	for _, k := range keys[:n] {
 		var g *toxicGroup
 		if strange {
 			if g, _ = d.state.Groups.Get(k, v.Clock); g.Strange == (event.ID{}) {
-				g.Strange, g.From, g.Since = v.EventID, toolOf(v), v.At
+				g.Strange, g.From, g.Since = v.EventID, from, v.At
 			}
 		} else if g = d.state.Groups.Peek(k); g == nil {
 			continue // nothing a stranger wrote was read before
 		}
 		for i := range v.ResultMarks {
 			m := &v.ResultMarks[i]
-			value := toxicValue{m.Hash, v.EventID, v.At, toolOf(v)}
+			value := toxicValue{m.Hash, v.EventID, v.At, from}
 			switch {
 			case m.NearInstruction && isAddress(m.Class):
 				remember(&g.Guided, value)
@@ -245,7 +252,7 @@ func (d *toxicFlow) leaving(v *Seen, out *Out) {
 			continue
 		}
 		var to, of *toxicValue
-		values := 0
+		values, ways, content := 0, 0, false
 		for i := range v.ArgumentMarks {
 			m := &v.ArgumentMarks[i]
 			if isAddress(m.Class) {
@@ -255,14 +262,18 @@ func (d *toxicFlow) leaving(v *Seen, out *Out) {
 				}
 			}
 			if x := find(g.Private, m.Hash); x != nil {
-				of = x
 				values++
+				if m.Class == "account" || m.Class == "identifier" {
+					of, content = x, true
+				} else if ways++; !content {
+					of = x
+				}
 			}
 		}
-		if to == nil && of == nil {
+		if to == nil && !content && ways < manyWays {
 			continue
 		}
-		d.raise(v, keys[0], g, to, of, values, out)
+		d.raise(v, k, g, to, of, values, out)
 		return
 	}
 }

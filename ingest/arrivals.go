@@ -6,7 +6,7 @@ import "sync"
 // and knows those that are under way.
 type arrivals struct {
 	mu          sync.Mutex
-	last        int64    // newest stamp, or what was said to be settled
+	last        int64    // newest stamp, or what was said to be settled, whatever is later
 	first, tail *arrival // under way, in the order of their stamps
 }
 
@@ -16,11 +16,13 @@ type arrival struct {
 	before, behind *arrival
 }
 
-// begin stamps a request: now, but later than all that was said to be settled.
+// begin stamps a request: now, but later than all that came before and than all that
+// was said to be settled. While the clock is behind, because it was put back, stamps
+// are a µs apart, so that what is settled goes on.
 func (a *arrivals) begin(now int64) *arrival {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.last = max(now, a.last)
+	a.last = max(now, a.last+1)
 	x := &arrival{at: a.last, before: a.tail}
 	if a.tail == nil {
 		a.first = x
@@ -57,6 +59,6 @@ func (a *arrivals) settled(now int64) int64 {
 	if a.first != nil {
 		return a.first.at - 1
 	}
-	a.last = max(a.last, now+1)
-	return a.last - 1
+	a.last = max(a.last, now)
+	return a.last
 }

@@ -57,6 +57,9 @@ type Config struct {
 	// Remembered are signed checkpoints of the log that were kept outside of the
 	// store: a store that has another past is refused.
 	Remembered []string
+	// First makes the event that is sealed before all others of a run: nothing else is
+	// received until it is. nil: there is none.
+	First func() *event.Event
 	// Emitters is how many emitters' sequences are kept in memory; others are
 	// read back from the store when they are heard again. Default 200000.
 	Emitters int
@@ -242,22 +245,24 @@ func New(cfg Config, s Store, r Redactor, now func() time.Time, log *slog.Logger
 
 // Ready says whether the pipeline takes events, and if not, why.
 func (p *Pipeline) Ready() error {
+	// When an event expires is part of the log for ever. A clock that was never set
+	// would have it dropped with the next retention run.
+	if now := p.now(); wrong(now) {
+		return fmt.Errorf("the clock of this machine says %s; set it", now.UTC().Format(time.DateOnly))
+	}
 	if !p.ready.Load() {
 		return errors.New("ingest has not started")
 	}
 	if p.health.isDown() {
 		return ErrUnavailable
 	}
-	// When an event expires is part of the log for ever. A clock that was never set
-	// would have it dropped with the next retention run.
-	if now := p.now(); now.Before(earliest) || !now.Before(latest) {
-		return fmt.Errorf("the clock of this machine says %s; set it", now.UTC().Format(time.DateOnly))
-	}
 	return nil
 }
 
 // No clock that is right is outside of these.
 var earliest, latest = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2140, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func wrong(now time.Time) bool { return now.Before(earliest) || !now.Before(latest) }
 
 // Settled is the time of receipt, µs since 1970, up to which every event is sealed:
 // none with this time or an earlier one will be sealed after it was said. It is 0
@@ -266,7 +271,11 @@ func (p *Pipeline) Settled() int64 {
 	if !p.ready.Load() {
 		return 0
 	}
-	return p.arrivals.settled(p.now().UnixMicro())
+	now := p.now()
+	if wrong(now) { // nothing is taken now, and no later stamp must follow this one
+		return p.arrivals.settled(0)
+	}
+	return p.arrivals.settled(now.UnixMicro())
 }
 
 // Submit makes events durable and returns when they are; it is Start and Wait.
@@ -490,8 +499,13 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	s := newSealer(p, l, last, clock)
-	p.ready.Store(true)
-	p.log.Info("ingest is ready", "log", id, "last_batch", last)
+	var begun sync.WaitGroup
+	begun.Go(func() {
+		if p.first(ctx) {
+			p.ready.Store(true)
+			p.log.Info("ingest is ready", "log", id, "last_batch", last)
+		}
+	})
 
 	batches, stored := make(chan sealed, 1), make(chan sealed, 1)
 	var wg sync.WaitGroup
@@ -499,8 +513,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	var notary error
 	wg.Go(func() { notary = p.notarise(ctx, l, stored, fail) })
 	s.run(ctx, batches)
-	p.ready.Store(false)
 	close(p.closed)
+	begun.Wait()
+	p.ready.Store(false)
 	close(batches)
 	wg.Wait()
 	if err := context.Cause(ctx); errors.Is(err, ErrRival) {
@@ -510,6 +525,54 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		return fmt.Errorf("ingest stops: %w", notary)
 	}
 	return nil
+}
+
+// first seals the event that comes before all others of this run, and reports whether
+// it is; until then nothing else is taken.
+func (p *Pipeline) first(ctx context.Context) bool {
+	if p.cfg.First == nil {
+		return true
+	}
+	var e *event.Event
+	wait := 100 * time.Millisecond
+	for {
+		if e == nil && !wrong(p.now()) {
+			e = p.cfg.First()
+		}
+		if e != nil && p.sealFirst(ctx, *e) {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-p.closed:
+			return false
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, 5*time.Second)
+	}
+}
+
+// sealFirst tries to seal an event before the pipeline is ready.
+func (p *Pipeline) sealFirst(ctx context.Context, e event.Event) bool {
+	v := &Reservation{p: p, down: p.health.downSignal()}
+	w, err := v.Start(ctx, []*event.Event{&e})
+	if err != nil {
+		return false
+	}
+	select {
+	case <-w.r.done:
+	case <-p.closed:
+		return false
+	}
+	if w.r.err != nil {
+		return false
+	}
+	p.watch.Settled(w.r.settled.Stored, w.r.settled.Duplicates, len(w.r.settled.Rejected))
+	for _, x := range w.r.settled.Rejected {
+		p.log.Error("the first event of this run is refused; the log does not have it", "error", x.Reason)
+	}
+	return true
 }
 
 // open opens the log and brings it to where an earlier run would have: batches that

@@ -16,10 +16,11 @@ type Store interface {
 	History
 	AppendFindings(ctx context.Context, rows []store.Finding) error
 	LastTold(ctx context.Context) (seq uint64, err error)
-	ToldAfter(ctx context.Context, seq uint64, f func(id string, version uint32)) error
+	ToldAfter(ctx context.Context, seq uint64, f func(id string, version uint32, open bool)) error
 	OpenFindings(ctx context.Context) ([]store.Finding, error)
 	SaveSnapshot(ctx context.Context, n store.Snapshot, chunks [][]byte) error
 	Snapshots(ctx context.Context, name string) ([]store.Snapshot, error)
+	LastSnapshot(ctx context.Context, name string) (number uint64, err error)
 	State(ctx context.Context, n store.Snapshot) ([]byte, error)
 }
 

@@ -70,6 +70,7 @@ func (f *follower) poll(ctx context.Context, now time.Time) error {
 	after := map[string]uint64{}
 	for _, s := range f.streams {
 		if len(s.waiting) > 0 {
+			s.more = true // it is not asked now, and nobody knows what has come since
 			continue
 		}
 		if s.more = false; f.until == nil || s.read < f.until[s.logID] {

@@ -125,12 +125,14 @@ type Runner struct {
 
 	save saving
 
+	began int64         // when this run did, µs: what was found before it was told before it
 	rules []detect.Rule // in force
 	seed  uint64
 	gone  map[string]bool // rules that are not in force any more; their findings are to be ended
 
 	// The rest is for all goroutines.
 	reload   chan struct{} // has a token while no Reload is under way
+	reloaded bool          // somebody has, who had the token
 	handover chan *handover
 	begun    chan struct{} // closed when shared is set
 	ended    chan struct{} // closed when Run returns
@@ -264,6 +266,9 @@ func (r *Runner) round(ctx context.Context) error {
 	}
 	if len(r.phases) == 0 && r.follow.finished() {
 		r.pass(settled)
+		if err := r.endRepetition(ctx); err != nil {
+			return err
+		}
 		r.caughtUp.Store(asked.UnixMicro())
 	}
 	if err := r.flush(ctx); err != nil {
@@ -303,13 +308,12 @@ func (r *Runner) observe(events []*event.Event) {
 	r.d.Watch.Observed(len(events), max(0, r.d.Now().Sub(time.UnixMicro(sealed))))
 }
 
-// pass lets the engine's clock pass to at, when nothing is still to come before.
+// pass lets the engine's clock pass to at, when nothing is still to come before. Where
+// it was later already, because the system's clock was put back, what is held back is
+// observed all the same.
 func (r *Runner) pass(at int64) {
-	if at <= r.clock {
-		return
-	}
 	r.engine.Advance(at)
-	r.clock = at
+	r.clock = max(r.clock, at)
 }
 
 // shared is what Run's goroutine lets others know.

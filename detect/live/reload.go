@@ -30,11 +30,23 @@ var errBehind = errors.New("detection is behind")
 // error, which is the store's or the context's, the rules in force are those of
 // before. Runner's Config.Rules count again at the next start: give them to it.
 func (r *Runner) Reload(ctx context.Context, rules []detect.Rule) error {
+	return r.putInForce(ctx, rules, false)
+}
+
+// putInForce is Reload; with first set, for the rules that were given at the start:
+// where others were asked for since then, those stay.
+func (r *Runner) putInForce(ctx context.Context, rules []detect.Rule, first bool) (err error) {
 	select {
 	case <-r.reload:
-		defer func() { r.reload <- struct{}{} }()
+		defer func() {
+			r.reloaded = r.reloaded || !first && err == nil
+			r.reload <- struct{}{}
+		}()
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+	if first && r.reloaded {
+		return nil
 	}
 	select {
 	case <-r.begun:
@@ -183,7 +195,7 @@ func (r *Runner) take(ctx context.Context, h *handover) error {
 // warmUp puts rules in force that are new since the snapshot, when they have learnt.
 func (r *Runner) warmUp(ctx context.Context) {
 	for ctx.Err() == nil {
-		err := r.Reload(ctx, r.cfg.Rules)
+		err := r.putInForce(ctx, r.cfg.Rules, true)
 		if err == nil || errors.Is(err, errEnded) {
 			return
 		}

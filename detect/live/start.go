@@ -26,11 +26,12 @@ func (r *Runner) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.told = telling{last: last, known: map[string]uint32{}, dropped: map[string]bool{}}
+	r.told = telling{last: last, known: map[string]toldVersion{}, dropped: map[string]bool{}, repeating: true, found: map[string]bool{}}
 	r.phases, r.gone = nil, nil
+	r.began = r.d.Now().UnixMicro()
 	r.save = saving{}
-	if len(heads) > 0 {
-		r.save.number = heads[0].Number
+	if r.save.number, err = r.d.Store.LastSnapshot(ctx, r.cfg.Name); err != nil {
+		return err
 	}
 	loaded := false
 	for _, head := range heads {
@@ -104,7 +105,6 @@ func (r *Runner) rebuild(ctx context.Context, heads []store.Snapshot) error {
 			return err
 		}
 	}
-	r.told.found = map[string]bool{}
 	r.told.history = len(heads) == 0
 	if len(heads) > 0 {
 		old := map[string]uint64{}
@@ -122,10 +122,10 @@ func (r *Runner) rebuild(ctx context.Context, heads []store.Snapshot) error {
 		if err := r.flush(ctx); err != nil {
 			return err
 		}
-		if err := r.closeLost(ctx); err != nil {
+		if err := r.closeLost(ctx, "the detectors had to begin anew and have not found it again"); err != nil {
 			return err
 		}
-		r.told.history, r.told.found = false, nil
+		r.told.history = false
 		r.save.due = noTime
 		return nil
 	}})
@@ -207,13 +207,32 @@ func (r *Runner) closeGone(ctx context.Context) error {
 	return r.flush(ctx)
 }
 
-// closeLost ends the findings that are open in the store and were not found again.
-func (r *Runner) closeLost(ctx context.Context) error {
-	err := r.closeThose(ctx, "the detectors had to begin anew and have not found it again", func(f *store.Finding) bool { return !r.told.found[f.ID] })
+// closeLost ends the findings that are open in the store and were not found again,
+// though all that they were found in is observed. What is told from here on is news.
+func (r *Runner) closeLost(ctx context.Context, why string) error {
+	t := &r.told
+	err := r.closeThose(ctx, why, func(f *store.Finding) bool {
+		_, known := t.known[f.ID]
+		return known && !t.found[f.ID]
+	})
 	if err != nil {
 		return err
 	}
+	t.repeating, t.found = false, nil
 	return r.flush(ctx)
+}
+
+// endRepetition is for when the runner has come to where the one before it was when
+// it was killed. What the clock alone had told that one may not be found again: the
+// log says that nobody listened then.
+func (r *Runner) endRepetition(ctx context.Context) error {
+	if !r.told.repeating || r.clock < r.began {
+		return nil
+	}
+	if err := r.flush(ctx); err != nil {
+		return err
+	}
+	return r.closeLost(ctx, "the service was away, and the detectors have not found it again")
 }
 
 // closeThose tells the end of the open findings that which is true of. All that was
@@ -234,6 +253,9 @@ func (r *Runner) closeThose(ctx context.Context, why string, which func(*store.F
 		f.Version++
 		f.State, f.EndedAt = detect.Resolved, f.LastSeenAt
 		f.Reason += " (Ended because " + why + ".)"
+		if _, known := r.told.known[f.ID]; known {
+			r.told.knows(f.ID, f.Version, false)
+		}
 		r.told.add(detect.Change{Finding: f}, r.d.Now())
 	}
 	return nil

@@ -17,19 +17,30 @@ type telling struct {
 	last    uint64 // seq of the newest
 	pending []Told // not durable yet
 	sent    int    // how many of them were sent and not acknowledged
-	// known are the newest stored versions, by finding, of what may be told again.
-	known map[string]uint32
+	// known are the newest stored versions, by finding, of what may be told again. While
+	// repeating is set it is told again; after that, what is told is news, also when the
+	// engine has come to another number.
+	known     map[string]toldVersion
+	repeating bool
 	// history is set while what is found was stored before there was a runner.
 	history bool
 	// onlyKnown is set while only findings that the store has are told: others are for
 	// lack of what was before the history. Those are in dropped until they are resolved.
 	onlyKnown bool
 	dropped   map[string]bool
-	found     map[string]bool // what was found while catching up without a snapshot; nil otherwise
+	found     map[string]bool // what was found while repeating; nil otherwise
+}
+
+// toldVersion is a version that the store has.
+type toldVersion struct {
+	number uint32
+	open   bool
 }
 
 // knows notes that the store has a version.
-func (t *telling) knows(id string, version uint32) { t.known[id] = version }
+func (t *telling) knows(id string, version uint32, open bool) {
+	t.known[id] = toldVersion{version, open}
+}
 
 // tell is the engine's way to say what was found.
 func (r *Runner) tell(c detect.Change) {
@@ -38,14 +49,20 @@ func (r *Runner) tell(c detect.Change) {
 		t.found[c.ID] = true
 	}
 	stored, known := t.known[c.ID]
-	if c.State == detect.Resolved && c.Version >= stored {
+	ends := c.State == detect.Resolved
+	if known && ends {
 		delete(t.known, c.ID)
 	}
 	switch {
-	case known && c.Version <= stored:
-		return
 	case !known && t.onlyKnown:
 		t.dropped[c.ID] = true
+	case known && c.Version <= stored.number:
+		if t.repeating && !(ends && stored.open) {
+			return
+		}
+		if c.Version = stored.number + 1; !ends {
+			t.known[c.ID] = toldVersion{c.Version, true}
+		}
 	}
 	if t.dropped[c.ID] {
 		if c.State == detect.Resolved {

@@ -83,6 +83,7 @@ func decodeStruct(file, where string, n *yaml.Node, into reflect.Value) error {
 			names = append(names, key)
 		}
 	}
+	d, isRule := into.Addr().Interface().(*ruleDoc)
 	seen := map[string]bool{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
@@ -97,9 +98,12 @@ func decodeStruct(file, where string, n *yaml.Node, into reflect.Value) error {
 		if err := decode(file, key.Value, value, field); err != nil {
 			return err
 		}
+		if isRule && field.Kind() == reflect.String && field.Len() == 0 {
+			return fmt.Errorf("%s:%d: %s is empty; leave it out for its default", file, value.Line, key.Value)
+		}
 	}
-	if d, ok := into.Addr().Interface().(*ruleDoc); ok {
-		d.line = n.Line
+	if isRule {
+		d.line, d.given = n.Line, seen
 	}
 	return nil
 }

@@ -16,20 +16,21 @@ type Example struct {
 	Events   string `key:"events"`   // see Script
 }
 
-func (x *Example) check() error {
+// check says what is wrong with it, and how many events it makes.
+func (x *Example) check() (events int, err error) {
 	if x.Name == "" {
-		return fmt.Errorf("has no name; say what happens in it")
+		return 0, fmt.Errorf("has no name; say what happens in it")
 	}
 	if x.Severity != "" {
 		if _, err := detect.ParseSeverity(x.Severity); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if x.Fires < 0 || x.Fires == 0 && (x.Severity != "" || x.Within != 0) {
-		return fmt.Errorf("fires: say how many findings it opens; severity and within are of those")
+		return 0, fmt.Errorf("fires: say how many findings it opens; severity and within are of those")
 	}
-	_, err := Script(x.Events)
-	return err
+	list, err := Script(x.Events)
+	return len(list), err
 }
 
 // Try runs a rule on an example. The error says what came out instead of what the

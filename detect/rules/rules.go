@@ -99,12 +99,16 @@ type ruleDoc struct {
 	With         *yaml.Node    `key:"with"`
 	Examples     []Example     `key:"examples"`
 	line         int
+	given        map[string]bool // the keys that it has
 }
 
 // Limits of rule files: they bound what one bad file costs.
 const (
 	MaxFile  = 4 << 20 // bytes
 	maxRules = 500
+	// maxExamples is how many events a file's examples make: each is tried to be made
+	// whenever the file is read.
+	maxExamples = 2 * maxScript
 	// resolveLimit is shorter than what an engine lets pass at once.
 	resolveLimit = 30 * 24 * time.Hour
 )
@@ -146,7 +150,7 @@ func (s Set) read(f File) (Set, error) {
 	if err := decodeFile(f, &doc); err != nil {
 		return nil, err
 	}
-	seen := map[string]bool{}
+	seen, events := map[string]bool{}, 0
 	for _, d := range doc.Rules {
 		at := fmt.Sprintf("%s:%d: ", f.Name, d.line)
 		switch {
@@ -168,7 +172,7 @@ func (s Set) read(f File) (Set, error) {
 			s = slices.Delete(s, i, i+1)
 			continue
 		}
-		r, err := d.rule(f.Name, base, s)
+		r, err := d.rule(f.Name, base, s, &events)
 		if err != nil {
 			return nil, err
 		}
@@ -189,8 +193,9 @@ func (s Set) names() []string {
 	return out
 }
 
-// rule makes the rule of a document, over the one of the same name.
-func (d *ruleDoc) rule(file string, base *Rule, others Set) (Rule, error) {
+// rule makes the rule of a document, over the one of the same name. The events of its
+// examples are added to those of the file.
+func (d *ruleDoc) rule(file string, base *Rule, others Set, events *int) (Rule, error) {
 	fail := func(format string, args ...any) (Rule, error) {
 		return Rule{}, fmt.Errorf("%s:%d: rule %s: %w", file, d.line, d.Name, fmt.Errorf(format, args...))
 	}
@@ -198,7 +203,7 @@ func (d *ruleDoc) rule(file string, base *Rule, others Set) (Rule, error) {
 	r.Severity, r.ResolveAfter = detect.Medium, 10*time.Minute
 	if base != nil {
 		r = *base
-		r.Source, r.Changed = file, true
+		r.Source, r.Changed = file, base.Changed || base.Source == Shipped
 		if d.Detector != "" && d.Detector != base.Detector {
 			return fail("its detector is %s; give a rule with another detector another name", base.Detector)
 		}
@@ -222,7 +227,7 @@ func (d *ruleDoc) rule(file string, base *Rule, others Set) (Rule, error) {
 	if d.Examples != nil {
 		r.Examples = d.Examples
 	}
-	if d.ResolveAfter != 0 {
+	if d.given["resolve_after"] {
 		r.ResolveAfter = d.ResolveAfter
 	}
 	if r.ResolveAfter < time.Minute || r.ResolveAfter > resolveLimit {
@@ -264,9 +269,13 @@ func (d *ruleDoc) rule(file string, base *Rule, others Set) (Rule, error) {
 	if r.Title == "" {
 		return fail("has no title; say in one sentence what it means when it fires")
 	}
-	for i := range r.Examples {
-		if err := r.Examples[i].check(); err != nil {
-			return fail("example %q: %w", r.Examples[i].Name, err)
+	for i := range d.Examples {
+		n, err := d.Examples[i].check()
+		if err != nil {
+			return fail("example %q: %w", d.Examples[i].Name, err)
+		}
+		if *events += n; *events > maxExamples {
+			return fail("example %q: the examples of one file make at most %d events", d.Examples[i].Name, maxExamples)
 		}
 	}
 	r.Digest = digest(&r)
@@ -294,9 +303,10 @@ func clone(c detect.Config) detect.Config {
 	return v.Interface().(detect.Config)
 }
 
-// digest is over all that decides what a rule finds.
+// digest is over all that decides what a rule finds. Texts are quoted in it: a list of
+// two is not a list of one that has a blank.
 func digest(r *Rule) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\x00%s\x00%d\x00%s\x00%d\x00%+v", r.Name, r.Detector, r.Severity, r.WhereCEL, r.ResolveAfter, reflect.ValueOf(r.With).Elem().Interface())
+	fmt.Fprintf(h, "%s\x00%s\x00%d\x00%s\x00%d\x00%#v", r.Name, r.Detector, r.Severity, r.WhereCEL, r.ResolveAfter, reflect.ValueOf(r.With).Elem().Interface())
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }

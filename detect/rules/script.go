@@ -18,8 +18,11 @@ import (
 // scriptDay is the day of times that name none: a Monday.
 var scriptDay = time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC)
 
-// maxScript bounds the events of one script.
-const maxScript = 200_000
+// Bounds of one script: events, and what they take in bytes.
+const (
+	maxScript     = 200_000
+	maxScriptSize = 512 << 20
+)
 
 // Script makes events of a text that people can read: one line for one event, or
 // for many of a kind.
@@ -78,6 +81,7 @@ type script struct {
 	defaults  []string
 	events    []*event.Event
 	sequences map[string]uint64
+	size      int
 }
 
 func (s *script) line(line string) error {
@@ -112,6 +116,13 @@ func (s *script) line(line string) error {
 	}
 	if len(s.events)+count > maxScript {
 		return fmt.Errorf("more than %d events", maxScript)
+	}
+	each := (&event.Event{}).Size()
+	for _, w := range slices.Concat(s.defaults, words) {
+		each += len(w) + len("200000")*strings.Count(w, "{n}")
+	}
+	if s.size += count * each; s.size > maxScriptSize {
+		return fmt.Errorf("events of more than %d MiB", maxScriptSize>>20)
 	}
 	for i := range count {
 		e := &event.Event{Kind: "tool_call", Method: "tools/call", Outcome: "success", EmitterID: "example", OccurredAt: at.UnixMicro(), Hints: event.DefaultHints}

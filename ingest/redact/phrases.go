@@ -73,7 +73,7 @@ func (s *scanner) phrase(p *instruction, t []byte, lo, hi int) {
 		}
 	}
 	s.sig.add("injection_phrase")
-	if len(s.near) < 64 {
+	if len(s.near) < maxNear {
 		s.near = append(s.near, guide{int32(lo), t[lo] == '<' && t[lo+1] == '/' || lower(t[lo]) == 's' && lower(t[lo+2]) == 'l'})
 	}
 }

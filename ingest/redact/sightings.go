@@ -12,6 +12,14 @@ import (
 // or before what closes one, to be said to stand near it.
 const nearBy = 200
 
+// maxNear is how many instruction-like phrases of a text are told apart. Who writes
+// more wants to hide one: all that stands behind the last of them counts as guided.
+const maxNear = 64
+
+// maxSightings is how many values of a call are looked at, and as many again when an
+// instruction speaks about them: those beside it must not be lost behind a crowd.
+const maxSightings = 4 * event.MaxMarks
+
 // sighting is a salient value that became a mark.
 type sighting struct {
 	mark  event.Mark
@@ -22,10 +30,11 @@ type sighting struct {
 
 // see notes a salient value of the text that is being scanned.
 func (s *scanner) see(class string, lo, hi int) {
-	if len(s.marks) >= 4*event.MaxMarks || hi <= lo {
+	at := span{int32(lo), int32(hi)}
+	if hi <= lo || len(s.marks) >= maxSightings && (len(s.marks) >= 2*maxSightings || !s.guided(at)) {
 		return
 	}
-	s.marks = append(s.marks, sighting{event.Mark{Class: class}, int32(len(s.marks)), span{int32(lo), int32(hi)}})
+	s.marks = append(s.marks, sighting{event.Mark{Class: class}, int32(len(s.marks)), at})
 }
 
 // hashMarks turns what was seen in t, from index from on, into marks.
@@ -44,6 +53,9 @@ func (s *scanner) hashMarks(t []byte, from int, buf []byte) []byte {
 // within reach of what opens one or closes it, and not outside of both. What stands
 // before the opening or behind the end is another record of a list.
 func (s *scanner) guided(v span) bool {
+	if len(s.near) == maxNear && v.lo > s.near[maxNear-1].at {
+		return true
+	}
 	opened, ended := int32(-1), int32(-1) // the last of each before the value
 	for _, p := range s.near {
 		switch {

@@ -175,9 +175,9 @@ func (s *Store) LastTold(ctx context.Context) (seq uint64, err error) {
 }
 
 // ToldAfter calls f with the newest version of each finding of which one was told
-// after seq, in no order.
-func (s *Store) ToldAfter(ctx context.Context, seq uint64, f func(id string, version uint32)) error {
-	rows, err := s.conn.Query(ctx, "SELECT finding_id, max(version) FROM findings WHERE seq > {seq:UInt64} GROUP BY finding_id", named("seq", seq))
+// after seq, and whether the finding is open in it, in no order.
+func (s *Store) ToldAfter(ctx context.Context, seq uint64, f func(id string, version uint32, open bool)) error {
+	rows, err := s.conn.Query(ctx, "SELECT finding_id, max(version), argMax(state, version) = 'open' FROM findings WHERE seq > {seq:UInt64} GROUP BY finding_id", named("seq", seq))
 	if err != nil {
 		return fmt.Errorf("read what was told: %w", err)
 	}
@@ -185,10 +185,11 @@ func (s *Store) ToldAfter(ctx context.Context, seq uint64, f func(id string, ver
 	for rows.Next() {
 		var id uuid.UUID
 		var version uint32
-		if err := rows.Scan(&id, &version); err != nil {
+		var open bool
+		if err := rows.Scan(&id, &version, &open); err != nil {
 			return fmt.Errorf("read what was told: %w", err)
 		}
-		f(id.String(), version)
+		f(id.String(), version, open)
 	}
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("read what was told: %w", err)

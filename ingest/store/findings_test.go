@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"testing"
@@ -74,10 +75,10 @@ func TestFindingsAreStoredOnceAndReadBack(t *testing.T) {
 	if last, err := s.LastTold(t.Context()); err != nil || last != 3 {
 		t.Errorf("told last: %d, %v", last, err)
 	}
-	told := map[string]uint32{}
-	for seq, want := range map[uint64]map[string]uint32{0: {oneID: 2, twoID: 1}, 2: {oneID: 2}, 3: {}} {
+	told := map[string]string{}
+	for seq, want := range map[uint64]map[string]string{0: {oneID: "2 false", twoID: "1 true"}, 2: {oneID: "2 false"}, 3: {}} {
 		clear(told)
-		if err := s.ToldAfter(t.Context(), seq, func(id string, version uint32) { told[id] = version }); err != nil || !reflect.DeepEqual(told, want) {
+		if err := s.ToldAfter(t.Context(), seq, func(id string, version uint32, open bool) { told[id] = fmt.Sprint(version, open) }); err != nil || !reflect.DeepEqual(told, want) {
 			t.Errorf("told after %d: %v, %v", seq, told, err)
 		}
 	}

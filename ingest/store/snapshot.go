@@ -102,6 +102,17 @@ func (s *Store) Snapshots(ctx context.Context, name string) ([]Snapshot, error) 
 	return out, nil
 }
 
+// LastSnapshot is the highest number of a reader's snapshots, those included that were
+// begun and have no head; 0 when there is none. No number may be used again: what was
+// left under it would be taken for a part of the other one.
+func (s *Store) LastSnapshot(ctx context.Context, name string) (number uint64, err error) {
+	if err := s.conn.QueryRow(ctx, `SELECT max(snapshot) FROM (SELECT snapshot FROM cursors WHERE name = {name:String}
+		UNION ALL SELECT snapshot FROM detector_state WHERE name = {name:String})`, named("name", name)).Scan(&number); err != nil {
+		return 0, fmt.Errorf("read the last snapshot of reader %s: %w", name, err)
+	}
+	return number, nil
+}
+
 // State reads the state of a snapshot that Snapshots has listed. The error is
 // ErrDamaged when it is not the one that was written.
 func (s *Store) State(ctx context.Context, n Snapshot) ([]byte, error) {

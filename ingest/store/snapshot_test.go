@@ -90,3 +90,38 @@ func TestADamagedSnapshotIsAnError(t *testing.T) {
 		}
 	}
 }
+
+// A reader that died while it wrote has left parts without a head. The next one must
+// not give the same number to what it writes there.
+func TestTheNumberOfASnapshotThatWasCutOffIsNotUsedAgain(t *testing.T) {
+	s := storetest.Open(t, t.TempDir())
+	save := func(number uint64, size int) {
+		t.Helper()
+		if err := s.SaveSnapshot(t.Context(), store.Snapshot{Name: "r", Slot: uint8(number % 2), Number: number}, noise(rand.New(rand.NewPCG(6, number)), size, size, size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := s.LastSnapshot(t.Context(), "r"); err != nil || n != 0 {
+		t.Errorf("before the first one: %d, %v", n, err)
+	}
+	save(1, 10)
+	storetest.Exec(t, s, "SYSTEM STOP MERGES detector_state")
+	storetest.Exec(t, s, "INSERT INTO detector_state SELECT 'r', 0, number, 2, 'cut off' FROM numbers(5)")
+	n, err := s.LastSnapshot(t.Context(), "r")
+	if err != nil || n != 2 {
+		t.Fatalf("the last one is %d, %v", n, err)
+	}
+	save(n+2, 10)
+	got, err := s.Snapshots(t.Context(), "r")
+	if err != nil || len(got) != 2 || got[0].Number != n+2 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if _, err := s.State(t.Context(), got[0]); err != nil {
+		t.Error(err)
+	}
+	// What it would be otherwise:
+	save(2, 10)
+	if _, err := s.State(t.Context(), store.Snapshot{Name: "r", Slot: 0, Number: 2}); !errors.Is(err, store.ErrDamaged) {
+		t.Errorf("a number that is used twice: %v", err)
+	}
+}

@@ -95,18 +95,19 @@ func (s *Store) EventsOf(ctx context.Context, batches []SealedBatch) (events []*
 		return nil, 0, nil
 	}
 	first := batches[0]
-	starts, total := make([]int, len(batches)), 0
+	starts, total, room := make([]int, len(batches)), 0, 0
 	for i, b := range batches {
 		if b.LogID != first.LogID || b.Batch != first.Batch+uint64(i) {
 			return nil, 0, fmt.Errorf("read batches from %d of log %q: they don't follow each other", first.Batch, first.LogID)
 		}
-		starts[i] = total
+		starts[i] = room
 		total += int(b.Events)
+		room += min(int(b.Events), mostOfBatch)
 	}
 	if total == 0 {
 		return nil, 0, nil
 	}
-	events = make([]*event.Event, total)
+	events = make([]*event.Event, room)
 	args := []any{named("id", first.LogID), named("from", first.Batch), named("to", batches[len(batches)-1].Batch)}
 	read := 0
 	err = s.followRows(ctx, total < fewEvents, args, func(batch uint64, leaf uint32, row []byte) error {
@@ -114,7 +115,7 @@ func (s *Store) EventsOf(ctx context.Context, batches []SealedBatch) (events []*
 			return ErrTooMuch
 		}
 		at := int(batch - first.Batch)
-		if leaf >= batches[at].Events || events[starts[at]+int(leaf)] != nil {
+		if leaf >= min(batches[at].Events, mostOfBatch) || events[starts[at]+int(leaf)] != nil {
 			return nil
 		}
 		// A row that can't be read was changed by hand. It lacks, and verify names it.
@@ -129,6 +130,10 @@ func (s *Store) EventsOf(ctx context.Context, batches []SealedBatch) (events []*
 	events = slices.DeleteFunc(events, func(e *event.Event) bool { return e == nil })
 	return events, total - len(events), nil
 }
+
+// mostOfBatch is more than ingest ever puts into a batch. An entry that says more was
+// changed by hand, and must not take memory for what is not there.
+const mostOfBatch = 1 << 20
 
 // fewEvents are read without ado.
 const fewEvents = 5000

@@ -3,6 +3,7 @@ package store_test
 import (
 	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -99,5 +100,22 @@ func TestManyLogsAreFollowed(t *testing.T) {
 		return 1
 	}) {
 		t.Errorf("%d batches, %v", len(got), err)
+	}
+}
+
+// Whoever can write to the store can have an entry say anything.
+func TestAnEntryThatClaimsTooMuchTakesNoMemory(t *testing.T) {
+	s := storetest.Open(t, t.TempDir())
+	all := randomEvents(rand.New(rand.NewPCG(7, 8)), 3, 1)
+	sealBatch(t, s, "a", 1, 1e6, all)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	events, lacking, err := s.EventsOf(t.Context(), []store.SealedBatch{{LogID: "a", Batch: 1, Events: 200_000_000, Expires: 20819}})
+	runtime.ReadMemStats(&after)
+	if err != nil || lacking != 200_000_000-3 || !reflect.DeepEqual(events, all) {
+		t.Errorf("%d events, %d lack, %v", len(events), lacking, err)
+	}
+	if taken := after.TotalAlloc - before.TotalAlloc; taken > 256<<20 {
+		t.Errorf("reading it takes %d MiB", taken>>20)
 	}
 }

@@ -48,6 +48,8 @@ type ruleBook struct {
 	files  []string
 	runner *live.Runner // nil where this process does not detect
 
+	reloading sync.Mutex // one after the other: what is in force is what was read last
+
 	mu  sync.Mutex
 	set rules.Set
 }
@@ -62,6 +64,8 @@ func (b *ruleBook) Rules() rules.Set {
 // Reload reads the rule files again and puts their rules in force. After an error
 // the rules are those of before.
 func (b *ruleBook) Reload(ctx context.Context) (added, changed, removed []string, err error) {
+	b.reloading.Lock()
+	defer b.reloading.Unlock()
 	set, err := ReadRules(b.files)
 	if err != nil {
 		return nil, nil, nil, findings.BadRules{Err: err}

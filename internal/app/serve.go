@@ -93,11 +93,13 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		return err
 	}
 	var pipeline *ingest.Pipeline
+	var own *diary
 	var keeping []*anchor.Runner
 	var expiry *retention.Server
 	writing := ""
 	if slices.Contains(cfg.Roles, "ingest") {
-		if pipeline, keeping, err = newPipeline(ctx, &cfg, signed, s, redactor, d, m); err != nil {
+		own = newDiary(&cfg, d)
+		if pipeline, keeping, err = newPipeline(ctx, &cfg, signed, s, redactor, own, d, m); err != nil {
 			return err
 		}
 		pb.RegisterIngestServiceServer(server, rpc.New(rpc.Config{ClockTolerance: cfg.Ingest.ClockTolerance, Stopping: ctx.Done()}, pipeline, d.Now))
@@ -168,13 +170,9 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		})
 		g.Go(func() error { expiry.Run(ctx); return nil })
 	}
-	var own *diary
-	if pipeline != nil {
-		own = newDiary(pipeline, &cfg, d)
-	}
 	g.Go(func() error {
 		if own != nil {
-			own.started(ctx) // before the detectors let their clock pass
+			own.begun(ctx) // before the detectors let their clock pass
 		}
 		if detecting != nil {
 			return detecting.Run(detectCtx)
@@ -215,13 +213,13 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 }
 
 // newPipeline makes the pipeline, and what keeps its checkpoints.
-func newPipeline(ctx context.Context, cfg *Config, signed keyfile.Signing, s *store.Store, redactor *redact.Redactor, d Deps, m *metrics) (*ingest.Pipeline, []*anchor.Runner, error) {
+func newPipeline(ctx context.Context, cfg *Config, signed keyfile.Signing, s *store.Store, redactor *redact.Redactor, own *diary, d Deps, m *metrics) (*ingest.Pipeline, []*anchor.Runner, error) {
 	age := cfg.Ingest.BatchAge
 	if age == 0 && cfg.Store.DSN != "" {
 		age = 200 * time.Millisecond
 	}
-	own := newMemory(cfg, signed.Key.LogID())
-	known, err := own.read(ctx)
+	remembers := newMemory(cfg, signed.Key.LogID())
+	known, err := remembers.read(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -231,9 +229,10 @@ func newPipeline(ctx context.Context, cfg *Config, signed keyfile.Signing, s *st
 	}
 	p := ingest.New(ingest.Config{
 		MaxRows: cfg.Ingest.BatchRows, MaxAge: age, MaxBytes: cfg.Ingest.MemoryBytes, Retention: policy,
-		Key: signed.Key, Rotations: signed.Rotations, MACBefore: signed.Before, Remembered: known,
+		Key: signed.Key, Rotations: signed.Rotations, MACBefore: signed.Before, Remembered: known, First: own.started,
 	}, s, redactor, d.Now, d.Log, m)
-	keeping, err := anchors(cfg, own, func() string { newest, _ := p.Checkpoint(); return newest }, d.Log, m.anchored)
+	own.pipeline = p
+	keeping, err := anchors(cfg, remembers, func() string { newest, _ := p.Checkpoint(); return newest }, d.Log, m.anchored)
 	return p, keeping, err
 }
 
