@@ -124,6 +124,20 @@ func (x *Engine) Flush() {
 	}
 }
 
+// TellOpen tells the findings that are open and have grown since they were told last,
+// as they are now. It is for the end of a replay: live, that is told within a minute.
+func (x *Engine) TellOpen() {
+	for _, r := range x.rules {
+		o := Out{clock: x.clock, cases: r.cases, tell: x.tell}
+		r.cases.Open.Each(func(_ Key, _ int64, c *openCase) bool {
+			if c.Finding.Events != c.ToldSize {
+				o.told(c, false)
+			}
+			return true
+		})
+	}
+}
+
 // Finish is Flush, and then lets all windows end and resolves what is open.
 func (x *Engine) Finish() {
 	x.Flush()

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
@@ -250,6 +251,36 @@ func TestWatchingFindingsSurvivesARestartAndSaysHowToListWhatWasMissed(t *testin
 	}
 	if r := command(t, "", "findings", "watch", "--service", "127.0.0.1:1"); r.status != 1 || !strings.Contains(r.stderr, "watch findings: no service answers at 127.0.0.1:1") {
 		t.Errorf("%+v", r)
+	}
+}
+
+// A service that is killed in the middle of an attack, before anything was found and
+// after, finds what it would have found: one thing, once.
+func TestPromise6AServiceThatIsKilledInTheMiddleOfAnAttackFindsItOnce(t *testing.T) {
+	dir := t.TempDir()
+	attack := looping(1, 30, "mad", time.Now().UTC().Add(-time.Minute).Truncate(time.Second))
+	var ids []any
+	for life, part := range [][]*pb.Event{attack[:6], attack[6:13], attack[13:]} {
+		p, address := launchServe(t, dir)
+		publish(t, address, part...)
+		if life > 0 { // the eleventh repetition is in the second part
+			f := aFinding(t, address, "mad")
+			ids = append(ids, f["finding_id"])
+			if life == 2 {
+				out := succeed(t, "findings", "list", `principal = "agent:mad" AND rule = "agent-loop"`, "--json", "--all", "--service", address)
+				if list := jsonLines[map[string]any](t, out); len(list) != 1 {
+					t.Errorf("%d findings of one attack: %v", len(list), list)
+				}
+			}
+		}
+		p.kill()
+	}
+	if ids[0] != ids[1] {
+		t.Errorf("the finding was %v, and is %v after the service was killed", ids[0], ids[1])
+	}
+	r := command(t, "", "rules", "replay", "--store.path", dir, "--store.engine", storetest.Library(t), "--only", "agent-loop")
+	if list := jsonLines[map[string]any](t, r.stdout); r.status != 0 || len(list) != 1 || list[0]["finding_id"] != ids[0] || list[0]["event_count"] != "30" {
+		t.Errorf("a replay says %+v, live it was %v", list, ids[0])
 	}
 }
 

@@ -32,7 +32,9 @@ gives and nothing else:
       with: {condition: 'server == "billing" && target.startsWith("delete_")'}
 
 'mcpaudit serve --detect.rules FILE' runs them; 'mcpaudit rules reload' makes it read
-them again. Conditions are CEL expressions over the fields of an event.`,
+them again. Conditions are CEL expressions over the fields of an event. One that can't
+be worked out for an event, because it asks for a label that the event does not have or
+takes too long, is false for it: write "team" in labels && labels["team"] != "search".`,
 	}
 	cmd.AddCommand(rulesList(s), rulesCheck(s), rulesTest(s), rulesReplay(s), rulesExplain(s), rulesReload(s))
 	return cmd
@@ -93,7 +95,7 @@ it means, its settings with their units, what it refers to and what to do first.
 				if err != nil {
 					return err
 				}
-				if err := writeLine(s.stdout, string(text)); err != nil {
+				if err := writeLine(s.stdout, string(visible(text))); err != nil {
 					return err
 				}
 			}
@@ -161,7 +163,7 @@ func (s *surroundings) showRule(r rules.Rule) error {
 	out := s.screen(s.stdout)
 	kind, _ := detect.KindOf(r.Detector)
 	lines := []string{
-		out.paint(bold, r.Name) + "  " + r.Title,
+		r.Title,
 		"",
 		"severity    " + r.Severity.String(),
 		"detector    " + r.Detector + ": " + kind.Does,
@@ -178,7 +180,10 @@ func (s *surroundings) showRule(r rules.Rule) error {
 		lines = append(lines, "", "do first    "+r.Runbook)
 	}
 	lines = append(lines, "", "with:")
-	for _, l := range lines {
+	for i, l := range lines {
+		if l = printable(l, longText); i == 0 { // the name has letters, digits and dashes
+			l = out.paint(bold, r.Name) + "  " + l
+		}
 		if err := writeLine(out, l); err != nil {
 			return err
 		}
@@ -246,18 +251,18 @@ what it says.`,
 					wrong++
 					mark = out.paint(alarm, "FAIL")
 				}
-				line := []string{mark, "  ", r.Name, ": ", x.Name}
+				line := r.Name + ": " + x.Name
 				if err != nil {
-					line = append(line, ": ", err.Error())
+					line += ": " + err.Error()
 				}
-				if err := writeLine(out, line...); err != nil {
+				if err := writeLine(out, mark, "  ", printable(line, longText)); err != nil {
 					return err
 				}
 				if err == nil && !verbose {
 					continue
 				}
 				for _, f := range found {
-					if err := writeLine(out, "        ", f.Severity.String(), ": ", f.Reason); err != nil {
+					if err := writeLine(out, "        ", printable(f.Severity.String()+": "+f.Reason, longText)); err != nil {
 						return err
 					}
 				}

@@ -175,11 +175,7 @@ func (f *printedFindings) print(x *detect.Finding) {
 			cell{text: fmt.Sprint(x.Events)}, cell{text: x.Rule}, cell{text: x.Reason})
 		return
 	}
-	line, err := findingwire.MarshalJSON(x)
-	if err == nil {
-		_, err = f.json.Write(append(line, '\n'))
-	}
-	f.err = err
+	f.err = writeJSON(f.json, findingwire.ToProto(x))
 }
 
 // close prints what is open still.
@@ -203,7 +199,7 @@ func (f *printedFindings) close() error {
 // replayLines runs rules over lines of events. Reading JSON costs more than all
 // detectors, so it is done side by side, in chunks that stay in order.
 func replayLines(ctx context.Context, in io.Reader, set rules.Set, tell func(detect.Change)) error {
-	const atOnce = 256
+	const atOnce, atOnceBytes = 256, 1 << 20
 	type line struct {
 		n    int
 		text []byte
@@ -216,13 +212,14 @@ func replayLines(ctx context.Context, in io.Reader, set rules.Set, tell func(det
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	work, order := make(chan *chunk), make(chan *chunk, 2*runtime.GOMAXPROCS(0))
-	g.Go(func() error {
-		defer close(work)
-		defer close(order)
+	// Reading is no part of the group: nothing ends a read that waits for somebody to
+	// write, and whoever presses Ctrl-C, or has a mistake in line 1, must not wait too.
+	var unread error // set before order is closed
+	read := func() error {
 		reader := newLineReader(in, maxRawLine)
 		for eof := false; !eof; {
-			c := &chunk{done: make(chan struct{})}
-			for len(c.lines) < atOnce && !eof {
+			c, size := &chunk{done: make(chan struct{})}, 0
+			for len(c.lines) < atOnce && size < atOnceBytes && !eof {
 				text, err := reader.next()
 				switch {
 				case errors.Is(err, io.EOF):
@@ -231,6 +228,7 @@ func replayLines(ctx context.Context, in io.Reader, set rules.Set, tell func(det
 					return fmt.Errorf("replay line %d: %w", reader.n, err)
 				case len(bytes.TrimSpace(text)) > 0:
 					c.lines = append(c.lines, line{reader.n, bytes.Clone(text)})
+					size += len(text)
 				}
 			}
 			select {
@@ -245,27 +243,49 @@ func replayLines(ctx context.Context, in io.Reader, set rules.Set, tell func(det
 			}
 		}
 		return nil
-	})
+	}
+	go func() {
+		unread = read()
+		close(work)
+		close(order)
+	}()
 	for range runtime.GOMAXPROCS(0) {
 		g.Go(func() error {
-			for c := range work {
-				for _, l := range c.lines {
-					e := &event.Event{}
-					if c.err = readReplayed(l.text, e); c.err != nil {
-						c.err = fmt.Errorf("replay line %d: %w", l.n, c.err)
-						break
+			for {
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case c, more := <-work:
+					if !more {
+						return nil
 					}
-					c.out = append(c.out, e)
+					for _, l := range c.lines {
+						e := &event.Event{}
+						if c.err = readReplayed(l.text, e); c.err != nil {
+							c.err = fmt.Errorf("replay line %d: %w", l.n, c.err)
+							break
+						}
+						c.out = append(c.out, e)
+					}
+					c.lines = nil
+					close(c.done)
 				}
-				c.lines = nil
-				close(c.done)
 			}
-			return nil
 		})
 	}
 	engine := detect.New(set.Rules(), newSeed(), tell)
 	g.Go(func() error {
-		for c := range order {
+		for {
+			var c *chunk
+			var more bool
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case c, more = <-order:
+			}
+			if !more {
+				return unread
+			}
 			select {
 			case <-c.done:
 			case <-ctx.Done():
@@ -278,12 +298,12 @@ func replayLines(ctx context.Context, in io.Reader, set rules.Set, tell func(det
 				return c.err
 			}
 		}
-		return nil
 	})
 	if err := g.Wait(); err != nil {
 		return err
 	}
 	engine.Flush()
+	engine.TellOpen()
 	return nil
 }
 

@@ -67,6 +67,7 @@ func Replay(ctx context.Context, s History, c ReplayConfig, tell func(detect.Cha
 		return engine.Counts(), err
 	}
 	engine.Advance(to)
+	engine.TellOpen()
 	return engine.Counts(), nil
 }
 
