@@ -17,7 +17,8 @@ func findingsSuppressions(s *surroundings, address *string) *cobra.Command {
 		Use: "suppressions", Short: "See and end what was declared to be usual",
 		Long: `A suppression says that what a rule finds of an identity is usual until a day. It is
 made by closing a finding as benign with --suppress. Findings under it are kept, and are
-neither listed nor told.`,
+neither listed nor told, unless it is worse than the finding that the suppression was
+made from (UP TO).`,
 	}
 	cmd.AddCommand(suppressionsList(s, address), suppressionsEnd(s, address))
 	refuseUnknown(cmd)
@@ -57,7 +58,7 @@ was ended.`,
 		}
 		clock, shown := s.clock(), 0
 		t := newTable(s.screen(s.stdout), column{head: "SUPPRESSION", most: 36}, column{head: clock.head("UNTIL"), most: 40}, column{head: "RULE", most: 24},
-			column{head: "OF", most: 30}, column{head: "AT", most: 40}, column{head: "FINDING", most: 8}, column{head: "BY", most: 24}, column{head: "WHY", most: 110, rest: true})
+			column{head: "UP TO", most: 8}, column{head: "OF", most: 30}, column{head: "AT", most: 40}, column{head: "FINDING", most: 8}, column{head: "BY", most: 24}, column{head: "WHY", most: 110, rest: true})
 		for _, x := range list {
 			if !all && !inForce(x, clock.now) {
 				continue
@@ -69,7 +70,7 @@ was ended.`,
 				}
 				continue
 			}
-			if err := t.add(cell{text: x.GetSuppressionId()}, cell{text: clock.ending(x)}, cell{text: x.GetRule()},
+			if err := t.add(cell{text: x.GetSuppressionId()}, cell{text: clock.ending(x)}, cell{text: x.GetRule()}, cell{text: x.GetSeverity()},
 				cell{text: cmp.Or(x.GetPrincipal(), "no identity")}, cell{text: placeOf(x)}, cell{text: shortID(x.GetFindingId())}, cell{text: x.GetBy()}, cell{text: x.GetNote()}); err != nil {
 				return err
 			}

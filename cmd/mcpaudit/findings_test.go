@@ -163,7 +163,7 @@ func TestAFindingIsToldShownTriagedAndSuppressed(t *testing.T) {
 		t.Fatalf("%v", suppressions)
 	}
 	of := suppressions[0]["suppression_id"].(string)
-	if got := run("findings", "suppressions", "list"); !regexp.MustCompile(of + ` +[\d-]+ [\d:]+(?: \w+)? +agent-loop +agent:loop +\S.* ` + short + ` +bob +the night job\n`).MatchString(got) {
+	if got := run("findings", "suppressions", "list"); !regexp.MustCompile(of + ` +[\d-]+ [\d:]+(?: \w+)? +agent-loop +medium +agent:loop +\S.* ` + short + ` +bob +the night job\n`).MatchString(got) {
 		t.Errorf("%s", got)
 	}
 	if got := run("findings", "suppressions", "end", of[:18], "--by", "ada"); got != of+" is ended\n" {

@@ -60,8 +60,9 @@ func (c *Calls) Asked(e *event.Event, r protocol.Request) {
 		e.Attempt, _ = c.retries.Get(key)
 		c.retries.Add(key, e.Attempt+1)
 	case r.Answers:
-		n, _ := c.retries.Get(key)
-		e.Attempt = max(n, 1)
+		// A client may say that it answers though nothing was asked: that is a call like
+		// any other.
+		e.Attempt, _ = c.retries.Get(key)
 	}
 }
 

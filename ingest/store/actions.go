@@ -20,6 +20,7 @@ type FindingAction struct {
 	Step     string
 	Assignee string // for assign
 	Verdict  string // for close: true_positive, benign or false_positive
+	Severity string // of the finding when the step was taken
 	Note     string
 	// For suppress and end_suppression; for the second only the id counts.
 	SuppressionID uuid.UUID
@@ -31,7 +32,7 @@ type FindingAction struct {
 }
 
 // FindingActionColumns are the columns of a step, in the order of FindingAction.
-const FindingActionColumns = "action_id, finding_id, tenant, at, `by`, step, assignee, verdict, note, suppression_id, rule, principal, server, target, expires_at"
+const FindingActionColumns = "action_id, finding_id, tenant, at, `by`, step, assignee, verdict, severity, note, suppression_id, rule, principal, server, target, expires_at"
 
 // AppendAction stores a step, durably and once: the same id is the same step. After
 // an error, append it again.
@@ -60,7 +61,7 @@ func (s *Store) AppendActions(ctx context.Context, steps []FindingAction) error 
 		if expires.IsZero() {
 			expires = time.Unix(0, 0)
 		}
-		if err := insert.Append(a.ID, a.FindingID, a.Tenant, a.At, a.By, a.Step, a.Assignee, a.Verdict, a.Note,
+		if err := insert.Append(a.ID, a.FindingID, a.Tenant, a.At, a.By, a.Step, a.Assignee, a.Verdict, a.Severity, a.Note,
 			a.SuppressionID, a.Rule, a.Principal, a.Server, a.Target, expires); err != nil {
 			_ = insert.Abort() // nothing was sent
 			return fmt.Errorf("note the step %s: %w", a.Step, err)

@@ -109,7 +109,7 @@ func TestAStepIsStoredOnce(t *testing.T) {
 	s := storetest.Open(t, t.TempDir())
 	at := time.UnixMicro(1_790_000_000_000_007).UTC()
 	steps := []store.FindingAction{
-		{ID: uuid.New(), FindingID: uuid.MustParse(oneID), Tenant: "acme", At: at, By: "ann", Step: "close", Verdict: "benign", Note: "nightly 'job'"},
+		{ID: uuid.New(), FindingID: uuid.MustParse(oneID), Tenant: "acme", At: at, By: "ann", Step: "close", Verdict: "benign", Severity: "low", Note: "nightly 'job'"},
 		{ID: uuid.New(), FindingID: uuid.MustParse(oneID), Tenant: "acme", At: at.Add(time.Second), By: "ann", Step: "suppress",
 			SuppressionID: uuid.New(), Rule: "loops", Principal: "p", Server: "srv", Target: "tool", ExpiresAt: at.Add(90 * 24 * time.Hour)},
 	}
@@ -126,7 +126,7 @@ func TestAStepIsStoredOnce(t *testing.T) {
 	var got []store.FindingAction
 	for rows.Next() {
 		var a store.FindingAction
-		if err := rows.Scan(&a.ID, &a.FindingID, &a.Tenant, &a.At, &a.By, &a.Step, &a.Assignee, &a.Verdict, &a.Note,
+		if err := rows.Scan(&a.ID, &a.FindingID, &a.Tenant, &a.At, &a.By, &a.Step, &a.Assignee, &a.Verdict, &a.Severity, &a.Note,
 			&a.SuppressionID, &a.Rule, &a.Principal, &a.Server, &a.Target, &a.ExpiresAt); err != nil {
 			t.Fatal(err)
 		}

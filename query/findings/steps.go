@@ -65,7 +65,9 @@ func last(steps []step, names ...string) *step {
 //	close         ✓        ✓
 //	reopen                            ✓    it is new again, and keeps its assignee
 //	note          ✓        ✓          ✓
-func allowed(req *pb.TriageFindingRequest, steps []step) error {
+//
+// A finding that was closed and then became worse is new.
+func allowed(req *pb.TriageFindingRequest, f *pb.Finding, steps []step) error {
 	if len(steps) >= maxSteps {
 		return status.Errorf(codes.FailedPrecondition, "%d steps were taken about this finding, which is as many as it may have", len(steps))
 	}
@@ -73,6 +75,9 @@ func allowed(req *pb.TriageFindingRequest, steps []step) error {
 		return status.Errorf(codes.FailedPrecondition, "finding %s %s at %s by %s", req.GetFindingId(), what, by.at.UTC().Format("2006-01-02 15:04:05 UTC"), by.by)
 	}
 	now := last(steps, "acknowledge", "close", "reopen")
+	if now != nil && now.name == "close" && f.GetTriage() == "new" {
+		now = nil
+	}
 	closed := now != nil && now.name == "close"
 	switch req.GetStep() {
 	case "acknowledge":

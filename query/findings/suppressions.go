@@ -32,17 +32,17 @@ func suppressing(f *pb.Finding, req *pb.TriageFindingRequest, at time.Time) taki
 	expires := at.Add(time.Duration(req.GetSuppressDays()) * 24 * time.Hour)
 	return taking{
 		deed: deed{method: "findings/suppress", target: f.GetFindingId(), tenant: f.GetTenant(), by: req.GetBy(), note: req.GetNote(), labels: map[string]string{
-			"rule": f.GetRule(), "principal": f.GetPrincipal(), "server": f.GetServer(), "target": f.GetTarget(), "expires_at": expires.Format(time.RFC3339),
+			"rule": f.GetRule(), "severity": f.GetSeverity(), "principal": f.GetPrincipal(), "server": f.GetServer(), "target": f.GetTarget(), "expires_at": expires.Format(time.RFC3339),
 		}},
 		action: store.FindingAction{FindingID: uuid.MustParse(f.GetFindingId()), Tenant: f.GetTenant(), At: at, By: req.GetBy(), Step: "suppress",
-			Note: req.GetNote(), Rule: f.GetRule(), Principal: f.GetPrincipal(), Server: f.GetServer(), Target: f.GetTarget(), ExpiresAt: expires},
+			Severity: f.GetSeverity(), Note: req.GetNote(), Rule: f.GetRule(), Principal: f.GetPrincipal(), Server: f.GetServer(), Target: f.GetTarget(), ExpiresAt: expires},
 	}
 }
 
 // suppressed is a step that made a suppression, as the API has it.
 func suppressed(a *store.FindingAction) *pb.Suppression {
 	return &pb.Suppression{SuppressionId: a.SuppressionID.String(), Tenant: a.Tenant, Rule: a.Rule, Principal: a.Principal, Server: a.Server, Target: a.Target,
-		ExpiresAt: timestamppb.New(a.ExpiresAt), FindingId: a.FindingID.String(), Note: a.Note, By: a.By, At: timestamppb.New(a.At)}
+		Severity: a.Severity, ExpiresAt: timestamppb.New(a.ExpiresAt), FindingId: a.FindingID.String(), Note: a.Note, By: a.By, At: timestamppb.New(a.At)}
 }
 
 // ListSuppressions returns the suppressions, those that have ended too, newest first;
@@ -65,7 +65,7 @@ func (s *Server) suppressions(ctx context.Context, condition string, args ...any
 		var a store.FindingAction
 		var ends uint64
 		var ended time.Time
-		if err := rows.Scan(&a.SuppressionID, &a.FindingID, &a.Tenant, &a.Rule, &a.Principal, &a.Server, &a.Target, &a.Note, &a.By, &a.At, &a.ExpiresAt, &ends, &ended); err != nil {
+		if err := rows.Scan(&a.SuppressionID, &a.FindingID, &a.Tenant, &a.Rule, &a.Principal, &a.Server, &a.Target, &a.Severity, &a.Note, &a.By, &a.At, &a.ExpiresAt, &ends, &ended); err != nil {
 			return err
 		}
 		x := suppressed(&a)
@@ -77,7 +77,7 @@ func (s *Server) suppressions(ctx context.Context, condition string, args ...any
 		}
 		return nil
 	}, "SELECT suppression_id, anyIf(finding_id, made), anyIf(tenant, made), anyIf(rule, made), anyIf(principal, made), anyIf(server, made), anyIf(target, made), "+
-		"anyIf(note, made), anyIf(`by`, made), minIf(at, made) AS since, anyIf(expires_at, made), countIf(NOT made), minIf(at, NOT made)"+`
+		"anyIf(severity, made), anyIf(note, made), anyIf(`by`, made), minIf(at, made) AS since, anyIf(expires_at, made), countIf(NOT made), minIf(at, NOT made)"+`
 		FROM (SELECT *, step = 'suppress' AS made FROM finding_actions WHERE step IN ('suppress', 'end_suppression') AND `+condition+`)
 		GROUP BY suppression_id HAVING countIf(made) > 0 ORDER BY since DESC, suppression_id DESC LIMIT {most:UInt32}`,
 		append(args, store.Named("most", maxSuppressions))...)

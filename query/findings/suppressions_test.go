@@ -139,3 +139,37 @@ func TestASuppressionIsStoredWithItsClose(t *testing.T) {
 		t.Errorf("%v, %v, %s", list, err, stepsOf(d.get(t, 1)))
 	}
 }
+
+// A suppression is for what was seen when it was made. What is worse was not meant: it
+// is told, and a finding that was closed and becomes worse is new again.
+func TestWhatIsWorseIsNeitherSuppressedNorClosed(t *testing.T) {
+	d := newDesk(t)
+	of := func(severity string, version uint32) func(*store.Finding) {
+		return func(f *store.Finding) { f.Severity, f.Version = severity, version }
+	}
+	d.tell(t, found(1, begun(-10, -5), of("low", 1)))
+	made := d.triage(t, &pb.TriageFindingRequest{FindingId: findingID(1), Step: "close", Verdict: "benign", SuppressDays: 30}).GetSuppression()
+	if made.GetSeverity() != "low" {
+		t.Errorf("it is for %q", made.GetSeverity())
+	}
+	d.tell(t, found(2, begun(10, 20), of("low", 1)), found(3, begun(10, 20), of("critical", 1)))
+	if got := d.matching(t, `triage != "closed" AND NOT suppression_id:*`); got != "3" {
+		t.Errorf("to be looked at: %s", got)
+	}
+	d.tell(t, found(2, begun(10, 30), of("high", 2)), found(1, begun(-10, 30), of("medium", 2)))
+	if got := d.matching(t, `triage != "closed" AND NOT suppression_id:*`); got != "3 2 1" {
+		t.Errorf("to be looked at when they became worse: %s", got)
+	}
+	f := d.get(t, 1).GetFinding()
+	if f.GetTriage() != "new" || f.GetSuppressionId() != "" {
+		t.Errorf("closed, and worse since then: %v", f)
+	}
+	d.pass(time.Minute)
+	if got := d.triage(t, &pb.TriageFindingRequest{FindingId: findingID(1), Step: "close", Verdict: "true_positive"}).GetFinding(); got.GetTriage() != "closed" || got.GetVerdict() != "true_positive" {
+		t.Errorf("closed again: %v", got)
+	}
+	d.tell(t, found(1, begun(-10, 40), of("medium", 3)))
+	if got := d.get(t, 1).GetFinding().GetTriage(); got != "closed" {
+		t.Errorf("it goes on as it was, and is %s", got)
+	}
+}

@@ -49,7 +49,7 @@ func (s *Server) TriageFinding(ctx context.Context, req *pb.TriageFindingRequest
 	if err != nil {
 		return nil, s.status(ctx, err)
 	}
-	if err := allowed(req, before); err != nil {
+	if err := allowed(req, f, before); err != nil {
 		return nil, err
 	}
 	if req.GetSuppressDays() > 0 && !narrow(f) {
@@ -64,7 +64,7 @@ func (s *Server) TriageFinding(ctx context.Context, req *pb.TriageFindingRequest
 		"rule": f.GetRule(), "severity": f.GetSeverity(), "version": strconv.FormatUint(uint64(f.GetVersion()), 10),
 		"assignee": req.GetAssignee(), "verdict": req.GetVerdict(),
 	}}, action: store.FindingAction{FindingID: uuid.MustParse(id), Tenant: f.GetTenant(), At: at, By: req.GetBy(), Step: req.GetStep(),
-		Assignee: req.GetAssignee(), Verdict: req.GetVerdict(), Note: req.GetNote()}}}
+		Assignee: req.GetAssignee(), Verdict: req.GetVerdict(), Severity: f.GetSeverity(), Note: req.GetNote()}}}
 	if req.GetSuppressDays() > 0 {
 		taken = append(taken, suppressing(f, req, at))
 	}

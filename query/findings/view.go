@@ -6,6 +6,11 @@ import (
 	"github.com/mcpaudit/mcpaudit/query"
 )
 
+// rank of a severity, as SQL.
+func rank(severity string) string {
+	return "indexOf(['" + strings.Join(severities, "', '") + "'], " + severity + ")"
+}
+
 // severities, the least one first: how a filter compares them.
 var severities = []string{"info", "low", "medium", "high", "critical"}
 
@@ -14,7 +19,7 @@ var fields = query.NewFields(`severity >= "high" AND triage != "closed"`,
 	query.Field{Name: "finding_id", SQL: "toString(finding_id)"},
 	query.Field{Name: "rule", SQL: "rule"},
 	query.Field{Name: "detector", SQL: "detector"},
-	query.Field{Name: "severity", SQL: "indexOf(['" + strings.Join(severities, "', '") + "'], severity)", Kind: query.RankKind, Words: severities},
+	query.Field{Name: "severity", SQL: rank("severity"), Kind: query.RankKind, Words: severities},
 	query.Field{Name: "score", SQL: "score", Kind: query.DecimalKind},
 	query.Field{Name: "reason", SQL: "reason"},
 	query.Field{Name: "tenant", SQL: "tenant"},
@@ -53,7 +58,7 @@ const noID = "toUUID('00000000-0000-0000-0000-000000000000')"
 const suppressionsSQL = `
 	SELECT suppression_id AS id, minIf(at, step = 'suppress') AS since, min(if(step = 'suppress', expires_at, at)) AS until,
 		anyIf(tenant, step = 'suppress') AS of_tenant, anyIf(rule, step = 'suppress') AS of_rule, anyIf(principal, step = 'suppress') AS of_principal,
-		anyIf(server, step = 'suppress') AS of_server, anyIf(target, step = 'suppress') AS of_target
+		anyIf(server, step = 'suppress') AS of_server, anyIf(target, step = 'suppress') AS of_target, anyIf(severity, step = 'suppress') AS of_severity
 	FROM finding_actions WHERE step IN ('suppress', 'end_suppression')
 	GROUP BY suppression_id HAVING countIf(step = 'suppress') > 0`
 
@@ -61,24 +66,28 @@ const suppressionsSQL = `
 // is true, and what people made of each finding:
 //
 //   - triage, assignee and verdict by the last step of its kind; steps at the same
-//     microsecond by their ids, so that every reader sees the same;
-//   - suppression_id of the suppression under which the whole of it happened: it began
+//     microsecond by their ids, so that every reader sees the same. One that was
+//     closed and then became worse is new: that was not meant;
+//   - suppression_id of the suppression under which the whole of it happened: it is no
+//     worse than the finding that the suppression was made from, it began
 //     while that was in force, and was seen last before it ended. A finding that goes
 //     on when a suppression ends is told again; one that was over stays as it was. When
 //     it began is by the service's clock: events that say that they are older, as those
 //     of an emitter whose clock is behind, don't bring a suppression back.
 func viewOf(condition string) string {
 	return `(
-	SELECT *, multiIf(last_step = 'close', 'closed', last_step = 'acknowledge', 'acknowledged', 'new') AS triage, last_verdict AS verdict, last_assignee AS assignee,
-		arrayFirst(x -> x.1 <= opened_at AND opened_at < x.2 AND last_seen_at < x.2 AND (x.3 = '' OR x.3 = server) AND (x.4 = '' OR x.4 = target), covers).5 AS suppression_id
+	SELECT *, multiIf(last_step = 'close' AND ` + rank("severity") + ` <= ` + rank("last_severity") + `, 'closed', last_step = 'acknowledge', 'acknowledged', 'new') AS triage, last_verdict AS verdict, last_assignee AS assignee,
+		arrayFirst(x -> x.1 <= opened_at AND opened_at < x.2 AND last_seen_at < x.2 AND (x.3 = '' OR x.3 = server) AND (x.4 = '' OR x.4 = target)
+			AND ` + rank("severity") + ` <= ` + rank("x.6") + `, covers).5 AS suppression_id
 	FROM (SELECT * FROM findings WHERE ` + condition + `) AS f
 	LEFT JOIN (
 		SELECT finding_id AS of_finding, argMaxIf(step, (at, action_id), step != 'assign') AS last_step,
+			argMaxIf(severity, (at, action_id), step != 'assign') AS last_severity,
 			argMaxIf(verdict, (at, action_id), step != 'assign') AS last_verdict, argMaxIf(assignee, (at, action_id), step = 'assign') AS last_assignee
 		FROM finding_actions WHERE step IN ('acknowledge', 'assign', 'close', 'reopen') GROUP BY finding_id
 	) AS j ON j.of_finding = f.finding_id
 	LEFT JOIN (
-		SELECT of_tenant, of_rule, of_principal, arraySort(groupArray((since, until, of_server, of_target, id))) AS covers
+		SELECT of_tenant, of_rule, of_principal, arraySort(groupArray((since, until, of_server, of_target, id, of_severity))) AS covers
 		FROM (` + suppressionsSQL + `) GROUP BY of_tenant, of_rule, of_principal
 	) AS c ON c.of_tenant = f.tenant AND c.of_rule = f.rule AND c.of_principal = f.principal
 	)`

@@ -67,6 +67,7 @@ CREATE TABLE IF NOT EXISTS finding_actions
     step           LowCardinality(String),
     assignee       String,
     verdict        LowCardinality(String), -- of close: true_positive, benign or false_positive
+    severity       LowCardinality(String), -- of the finding when the step was taken: what is worse was not meant
     note           String,
     suppression_id UUID,
     rule           LowCardinality(String),

@@ -78,7 +78,8 @@ type Finding struct {
 	State string `protobuf:"bytes,24,opt,name=state,proto3" json:"state,omitempty"`
 	// From 1, +1 whenever it was told.
 	Version uint32 `protobuf:"varint,25,opt,name=version,proto3" json:"version,omitempty"`
-	// What people made of it: new, acknowledged or closed.
+	// What people made of it: new, acknowledged or closed. One that becomes worse after
+	// it was closed is new again.
 	Triage string `protobuf:"bytes,26,opt,name=triage,proto3" json:"triage,omitempty"`
 	// Who looks after it.
 	Assignee string `protobuf:"bytes,27,opt,name=assignee,proto3" json:"assignee,omitempty"`
@@ -470,7 +471,8 @@ func (x *TriageStep) GetAt() *timestamppb.Timestamp {
 }
 
 // Suppression says that what a rule finds of an identity is usual until a day.
-// Findings under it are still found and kept; nobody is called for them.
+// Findings under it are still found and kept; nobody is called for them, unless they
+// are worse than the one that it was made from.
 type Suppression struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its id.
@@ -496,7 +498,9 @@ type Suppression struct {
 	// When.
 	At *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=at,proto3" json:"at,omitempty"`
 	// When somebody ended it; absent when nobody did.
-	EndedAt       *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	EndedAt *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// Severity of the finding that it was made from; what is worse is told.
+	Severity      string `protobuf:"bytes,13,opt,name=severity,proto3" json:"severity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -613,6 +617,13 @@ func (x *Suppression) GetEndedAt() *timestamppb.Timestamp {
 		return x.EndedAt
 	}
 	return nil
+}
+
+func (x *Suppression) GetSeverity() string {
+	if x != nil {
+		return x.Severity
+	}
+	return ""
 }
 
 // ListFindingsRequest is a search.
@@ -1651,7 +1662,7 @@ const file_mcpaudit_v1_finding_proto_rawDesc = "" +
 	"\averdict\x18\x03 \x01(\tR\averdict\x12\x12\n" +
 	"\x04note\x18\x04 \x01(\tR\x04note\x12\x0e\n" +
 	"\x02by\x18\x05 \x01(\tR\x02by\x12*\n" +
-	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x8f\x03\n" +
+	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xab\x03\n" +
 	"\vSuppression\x12%\n" +
 	"\x0esuppression_id\x18\x01 \x01(\tR\rsuppressionId\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
@@ -1667,7 +1678,8 @@ const file_mcpaudit_v1_finding_proto_rawDesc = "" +
 	"\x02by\x18\n" +
 	" \x01(\tR\x02by\x12*\n" +
 	"\x02at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x125\n" +
-	"\bended_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\"\xb3\x01\n" +
+	"\bended_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x1a\n" +
+	"\bseverity\x18\r \x01(\tR\bseverity\"\xb3\x01\n" +
 	"\x13ListFindingsRequest\x12!\n" +
 	"\x06filter\x18\x01 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x01R\x06filter\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +

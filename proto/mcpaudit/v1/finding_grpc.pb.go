@@ -36,8 +36,9 @@ const (
 //
 // Errors: INVALID_ARGUMENT names the position and the nearest valid name;
 // NOT_FOUND; FAILED_PRECONDITION for a step that the finding's state does not
-// allow; UNAVAILABLE when the store is away, or when a step can't be recorded in
-// the log.
+// allow; ABORTED when somebody else took a step at the same time;
+// RESOURCE_EXHAUSTED for a watcher that reads nothing; UNAVAILABLE when the store is
+// away, or when a step can't be recorded in the log.
 type FindingServiceClient interface {
 	// ListFindings searches findings, newest first.
 	ListFindings(ctx context.Context, in *ListFindingsRequest, opts ...grpc.CallOption) (*ListFindingsResponse, error)
@@ -142,8 +143,9 @@ func (c *findingServiceClient) EndSuppression(ctx context.Context, in *EndSuppre
 //
 // Errors: INVALID_ARGUMENT names the position and the nearest valid name;
 // NOT_FOUND; FAILED_PRECONDITION for a step that the finding's state does not
-// allow; UNAVAILABLE when the store is away, or when a step can't be recorded in
-// the log.
+// allow; ABORTED when somebody else took a step at the same time;
+// RESOURCE_EXHAUSTED for a watcher that reads nothing; UNAVAILABLE when the store is
+// away, or when a step can't be recorded in the log.
 type FindingServiceServer interface {
 	// ListFindings searches findings, newest first.
 	ListFindings(context.Context, *ListFindingsRequest) (*ListFindingsResponse, error)
