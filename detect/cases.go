@@ -156,6 +156,26 @@ func (o *Out) told(x *openCase, worse bool) {
 	}
 }
 
+// goOn makes findings that were told by another form of the rule this one's to tell.
+func (c *cases) goOn(old *cases, kept map[string]bool) {
+	told := map[string]*openCase{}
+	old.Open.Each(func(_ Key, _ int64, x *openCase) bool {
+		if !x.Hidden {
+			told[x.Finding.ID] = x
+		}
+		return true
+	})
+	c.Open.Each(func(_ Key, _ int64, x *openCase) bool {
+		if o := told[x.Finding.ID]; o != nil {
+			x.Hidden, x.ToldAt, x.ToldSize = false, o.ToldAt, o.ToldSize
+			x.Finding.Version, x.Finding.OpenedAt = o.Finding.Version, o.Finding.OpenedAt
+			x.Finding.Severity = max(x.Finding.Severity, o.Finding.Severity)
+			kept[x.Finding.ID] = true
+		}
+		return true
+	})
+}
+
 // resolve ends the findings that have been quiet since before clock.
 func (c *cases) resolve(clock int64, tell func(Change)) {
 	o := &Out{clock: clock, cases: c, tell: tell}

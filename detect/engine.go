@@ -257,13 +257,23 @@ type ender interface{ end() }
 // state and its open findings; a changed or new one starts with what warm has, an
 // engine that was given the history without telling, or empty when warm is nil. Both
 // must have come to the same point: the same events, the same clock.
-func (x *Engine) Replace(rules []Rule, warm *Engine) {
+//
+// What a changed rule has open goes on when the rule as it is now finds it too: kept
+// has the ids of such findings. Others of rules that changed or are gone are for the
+// caller to end.
+func (x *Engine) Replace(rules []Rule, warm *Engine) (kept map[string]bool) {
+	kept = map[string]bool{}
 	var next []*running
 	for _, r := range rules {
 		at := x.find(r.Name, r.Digest)
 		if at == nil && warm != nil {
 			if at = warm.find(r.Name, r.Digest); at != nil {
 				at.cases.hidden = false // what it opened before goes on untold
+				for _, old := range x.rules {
+					if old.rule.Name == r.Name {
+						at.cases.goOn(old.cases, kept)
+					}
+				}
 			}
 		}
 		if at == nil {
@@ -274,6 +284,7 @@ func (x *Engine) Replace(rules []Rule, warm *Engine) {
 		next = append(next, at)
 	}
 	x.rules = next
+	return kept
 }
 
 // Hide keeps what is found from being told, until Replace takes a rule over. It is

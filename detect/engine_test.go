@@ -118,3 +118,57 @@ func TestTheOrderOfEventsIsTotal(t *testing.T) {
 		}
 	}
 }
+
+// A rule that is changed in the middle of an attack goes on with the finding that it
+// has open, when it still finds it: the same one, and no other.
+func TestAFindingGoesOnUnderAChangedRule(t *testing.T) {
+	cfg := DefaultCustom()
+	cfg.Condition, cfg.Threshold, cfg.Window = `server == "server"`, 3, time.Hour
+	before, after, other := feedRule(cfg, 2*time.Hour), feedRule(cfg, 2*time.Hour), feedRule(cfg, 2*time.Hour)
+	narrow := *cfg
+	narrow.Condition = `server == "elsewhere"`
+	before.Digest, after.Digest, after.Severity, other.Digest, other.With = "1", "2", High, "3", &narrow
+	for _, c := range []struct {
+		name string
+		next Rule
+		kept bool
+	}{{"another severity", after, true}, {"something else", other, false}} {
+		t.Run(c.name, func(t *testing.T) {
+			var told []Change
+			x := New([]Rule{before}, 1, func(c Change) { told = append(told, c) })
+			warm := New([]Rule{c.next}, 1, func(Change) { t.Error("what was warmed up is told") })
+			warm.Hide()
+			var events []*event.Event
+			for i := range 60 {
+				events = append(events, received(time.Duration(i+1)*10*time.Second, call(0, "p", "server", "tool")))
+			}
+			feedNumber(events)
+			for _, e := range events[:30] {
+				x.Add(e)
+				warm.Add(e)
+			}
+			at := feedStart.Add(301 * time.Second).UnixMicro()
+			x.Advance(at)
+			warm.Advance(at)
+			had := told[len(told)-1]
+			kept := x.Replace([]Rule{c.next}, warm)
+			if kept[had.ID] != c.kept || len(kept) > 1 {
+				t.Errorf("kept: %v", kept)
+			}
+			told = nil
+			for _, e := range events[30:] {
+				x.Add(e)
+			}
+			x.Flush()
+			if !c.kept {
+				if len(told) != 0 {
+					t.Errorf("told: %+v", told)
+				}
+				return
+			}
+			if len(told) == 0 || told[0].ID != had.ID || told[0].Version != had.Version+1 || told[0].OpenedAt != had.OpenedAt || told[0].Severity != High {
+				t.Errorf("it was version %d of %s, and is told as %+v", had.Version, had.ID, told)
+			}
+		})
+	}
+}

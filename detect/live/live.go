@@ -129,6 +129,7 @@ type Runner struct {
 	rules []detect.Rule // in force
 	seed  uint64
 	gone  map[string]bool // rules that are not in force any more; their findings are to be ended
+	kept  map[string]bool // but for these, which go on under a changed rule
 
 	// The rest is for all goroutines.
 	reload   chan struct{} // has a token while no Reload is under way

@@ -24,7 +24,7 @@ var errBehind = errors.New("detection is behind")
 // are. Those that did not change keep their memory and their open findings. New and
 // changed ones learn from stored history first, without telling what they find in it;
 // the rules before them stay in force meanwhile. Open findings of rules that are gone
-// or changed are ended.
+// or changed are ended, but for those that the changed rule finds as well.
 //
 // It may be called by anybody; one reload is carried out after the other. After an
 // error, which is the store's or the context's, the rules in force are those of
@@ -184,7 +184,7 @@ func (r *Runner) take(ctx context.Context, h *handover) error {
 			r.noteGone(r.rules[i].Name)
 		}
 	}
-	r.engine.Replace(h.rules, h.warm)
+	r.kept = r.engine.Replace(h.rules, h.warm)
 	r.rules = h.rules
 	r.save.due = noTime
 	r.publish()

@@ -199,11 +199,11 @@ func (r *Runner) closeGone(ctx context.Context) error {
 	if len(r.gone) == 0 {
 		return nil
 	}
-	err := r.closeThose(ctx, "its rule was changed or removed", func(f *store.Finding) bool { return r.gone[f.Rule] })
+	err := r.closeThose(ctx, "its rule was changed or removed", func(f *store.Finding) bool { return r.gone[f.Rule] && !r.kept[f.ID] })
 	if err != nil {
 		return err
 	}
-	r.gone = nil
+	r.gone, r.kept = nil, nil
 	return r.flush(ctx)
 }
 

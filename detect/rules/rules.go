@@ -210,6 +210,12 @@ func (d *ruleDoc) rule(file string, base *Rule, others Set, events *int) (Rule, 
 		if d.With != nil || d.Where != "" {
 			r.Examples = nil // they are of the rule as it was
 		}
+		if d.Severity != "" { // and these still fire, but say another severity
+			r.Examples = slices.Clone(r.Examples)
+			for i := range r.Examples {
+				r.Examples[i].Severity = ""
+			}
+		}
 	} else if d.Detector == "" {
 		near := ""
 		if len(others) > 0 {

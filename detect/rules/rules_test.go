@@ -112,6 +112,20 @@ rules:
 	if changed.Severity.String() != "high" || changed.Digest == before.Digest || changed.Title != before.Title || len(changed.Examples) != 0 {
 		t.Errorf("the changed rule is %+v", changed)
 	}
+	// Another severity is no reason to leave out what the shipped rule is tried with.
+	severe, err := Load(File{"b.yaml", []byte("rules:\n  - name: scope-violation\n    severity: critical\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _ := severe.Find("scope-violation")
+	if len(r.Examples) == 0 {
+		t.Error("a rule whose severity was changed has no examples")
+	}
+	for _, x := range r.Examples {
+		if _, err := r.Try(x); err != nil {
+			t.Errorf("with another severity, %s: %v", x.Name, err)
+		}
+	}
 	again, _ := Load()
 	if r, _ := again.Find("agent-loop"); r.Digest != before.Digest {
 		t.Error("a file has changed the shipped rule itself")
