@@ -30,6 +30,7 @@ test: setup ## all tests
 
 race: setup ## the tests of everything concurrent under the race detector
 	go test -race ./ingest ./ingest/anchor/... ./ingest/emit/... ./ingest/rpc ./ingest/store/... ./ingest/wrap ./internal/app ./query
+	go test -race -run "Reload|Runner|RunFollows|Watch" ./detect/live ./query/findings
 
 fuzz: ## each fuzz target for FUZZTIME (default 10s)
 	@deploy/dev/fuzz.sh $${FUZZTIME:-10s}
