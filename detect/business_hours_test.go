@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	_ "time/tzdata" // the tests name time zones, also where the system has none
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
@@ -22,7 +23,7 @@ func berlinOffice() *OffHours {
 func TestBusinessHours(t *testing.T) {
 	c := berlinOffice()
 	if err := c.Validate(); err != nil {
-		t.Skip("this machine has no time zones:", err)
+		t.Fatal(err)
 	}
 	cal, err := newCalendar(c.BusinessHours, c.Holidays)
 	if err != nil {
@@ -62,7 +63,7 @@ func TestBusinessHoursThatAreWrong(t *testing.T) {
 func TestOffHoursWithACalendarTellsEarlier(t *testing.T) {
 	c := berlinOffice()
 	if err := c.Validate(); err != nil {
-		t.Skip("this machine has no time zones:", err)
+		t.Fatal(err)
 	}
 	// After two weeks the hours alone would not be judged.
 	ann := func(at ...time.Time) []*event.Event {

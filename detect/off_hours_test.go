@@ -95,7 +95,7 @@ func TestOffHoursTellsOfAnotherRhythm(t *testing.T) {
 func TestOffHoursIsSilent(t *testing.T) {
 	newYork, err := time.LoadLocation("America/New_York")
 	if err != nil {
-		t.Skip("this machine has no time zones:", err)
+		t.Fatal(err)
 	}
 	streams := map[string]func() []*event.Event{
 		"in the first weeks": func() []*event.Event {
