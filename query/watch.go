@@ -189,12 +189,18 @@ func (w *watcher) answer(events []*event.Event) *pb.WatchEventsResponse {
 	return resp
 }
 
-// send hands one answer to a client that may have stopped reading: nothing
-// gathers behind it, and after a minute it is given up.
+// send hands one answer to a client; see Send.
 func (s *Server) send(ctx context.Context, stream pb.QueryService_WatchEventsServer, resp *pb.WatchEventsResponse) error {
+	return Send(ctx, s.cfg.Stopping, func() error { return stream.Send(resp) }, "start again from the last event you have")
+}
+
+// Send hands one answer to a client that may have stopped reading: nothing gathers
+// behind it, and after a minute it is given up with RESOURCE_EXHAUSTED, which says what
+// to do next. stopping ends it as well.
+func Send(ctx context.Context, stopping <-chan struct{}, send func() error, next string) error {
 	sent := make(chan error, 1)
 	// Ends with the stream at the latest: returning cancels it, and Send with it.
-	go func() { sent <- stream.Send(resp) }()
+	go func() { sent <- send() }()
 	patience := time.NewTimer(stalled)
 	defer patience.Stop()
 	select {
@@ -202,9 +208,9 @@ func (s *Server) send(ctx context.Context, stream pb.QueryService_WatchEventsSer
 		return err
 	case <-ctx.Done():
 		return status.FromContextError(ctx.Err()).Err()
-	case <-s.cfg.Stopping:
+	case <-stopping:
 		return errStopping
 	case <-patience.C:
-		return status.Error(codes.ResourceExhausted, "the client has read nothing for a minute; start again from the last event you have")
+		return status.Error(codes.ResourceExhausted, "the client has read nothing for a minute; "+next)
 	}
 }

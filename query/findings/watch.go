@@ -15,10 +15,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/query"
 )
 
-const (
-	watchEvery = 250 * time.Millisecond // between looks for what was told
-	stalled    = time.Minute            // a client that reads nothing for so long is cut off
-)
+const watchEvery = 250 * time.Millisecond // between looks for what was told
 
 var errStopping = status.Error(codes.Unavailable, "the service is stopping; watch again when it is back")
 
@@ -125,22 +122,7 @@ func (s *Server) tell(ctx context.Context, stream pb.FindingService_WatchFinding
 	return to, nil
 }
 
-// send hands one answer to a client that may have stopped reading: nothing gathers
-// behind it, and after a minute it is given up.
+// send hands one answer to a client; see query.Send.
 func (s *Server) send(ctx context.Context, stream pb.FindingService_WatchFindingsServer, resp *pb.WatchFindingsResponse) error {
-	sent := make(chan error, 1)
-	// Ends with the stream at the latest: returning cancels it, and Send with it.
-	go func() { sent <- stream.Send(resp) }()
-	patience := time.NewTimer(stalled)
-	defer patience.Stop()
-	select {
-	case err := <-sent:
-		return err
-	case <-ctx.Done():
-		return status.FromContextError(ctx.Err()).Err()
-	case <-s.cfg.Stopping:
-		return errStopping
-	case <-patience.C:
-		return status.Error(codes.ResourceExhausted, "the client has read nothing for a minute; watch again, and list what was told meanwhile")
-	}
+	return query.Send(ctx, s.cfg.Stopping, func() error { return stream.Send(resp) }, "watch again, and list what was told meanwhile")
 }
