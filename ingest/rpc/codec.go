@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/wire"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
@@ -75,76 +76,39 @@ func open(req publish) error {
 	return req.UnmarshalVTUnsafe(data)
 }
 
-// load is what a request holds.
-type load struct {
-	bytes   int // on the wire
-	events  int
-	entries int // of the events' lists and maps
-}
-
-// What an event and an entry of its lists take in memory at most, in bytes: as a
-// message and as the record while the one becomes the other, then as the record
-// alone. Texts are not counted here: they stay where they came in. Measured by
-// TestWhatIsReservedCoversWhatARequestTakes.
-const (
-	eventMemory, entryMemory         = 2600, 200
-	eventMemoryAfter, entryAfterward = 1300, 72
-)
-
 // maxEntries bounds the entries of all lists of a request. Marks, the smallest
 // ones that mean anything, take 18 bytes: no honest request comes near it.
 const maxEntries = 400_000
 
-// memory is what the request takes while it is read, after is what it takes from
-// then on, both in bytes of memory: the unit of ingest.Config.MaxBytes.
-func (l load) memory() int64 {
-	return int64(l.bytes) + int64(l.events)*eventMemory + int64(l.entries)*entryMemory
-}
-
-func (l load) after() int64 {
-	return int64(l.bytes) + int64(l.events)*eventMemoryAfter + int64(l.entries)*entryAfterward
-}
-
-// check says whether the request is within the limits of one.
-func (l load) check() error {
+// check says whether a request is within the limits of one.
+func check(l wire.Load) error {
 	switch {
-	case l.bytes > MaxBytes:
-		return fmt.Errorf("a batch has at most %d bytes, this one has %d; send it in parts", MaxBytes, l.bytes)
-	case l.events > MaxEvents:
-		return fmt.Errorf("a batch has at most %d events, this one has %d; send it in parts", MaxEvents, l.events)
-	case l.entries > maxEntries:
+	case l.Bytes > MaxBytes:
+		return fmt.Errorf("a batch has at most %d bytes, this one has %d; send it in parts", MaxBytes, l.Bytes)
+	case l.Events > MaxEvents:
+		return fmt.Errorf("a batch has at most %d events, this one has %d; send it in parts", MaxEvents, l.Events)
+	case l.Entries > maxEntries:
 		return fmt.Errorf("the lists of a batch's events have at most %d entries, those of this one have %d; an event has at most %d signals and %d marks",
-			maxEntries, l.entries, event.MaxSignals, 2*event.MaxMarks)
+			maxEntries, l.Entries, event.MaxSignals, 2*event.MaxMarks)
 	}
 	return nil
 }
 
 // weigh says what a request holds. Of one that is unopened it looks at the bytes
 // alone and allocates nothing.
-func weigh(req publish) (load, error) {
+func weigh(req publish) (wire.Load, error) {
 	data := req.ProtoReflect().GetUnknown()
 	if len(data) > 0 && len(req.GetEvents()) == 0 {
 		return weighBytes(data)
 	}
-	return load{bytes: req.SizeVT(), events: len(req.GetEvents())}, nil // another codec has read it
+	return wire.Load{Bytes: req.SizeVT(), Events: len(req.GetEvents())}, nil // another codec has read it
 }
 
 // eventsField is PublishRequest.events and PublishBatchRequest.events.
 const eventsField = 1
 
-// isList marks the numbers of an event's lists and maps.
-var isList = func() (list [256]bool) {
-	fields := (&pb.Event{}).ProtoReflect().Descriptor().Fields()
-	for i := range fields.Len() {
-		if f := fields.Get(i); f.IsList() || f.IsMap() {
-			list[f.Number()] = true
-		}
-	}
-	return list
-}()
-
-func weighBytes(data []byte) (load, error) {
-	l := load{bytes: len(data)}
+func weighBytes(data []byte) (wire.Load, error) {
+	l := wire.Load{Bytes: len(data)}
 	for b := data; len(b) > 0; {
 		number, kind, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -163,20 +127,8 @@ func weighBytes(data []byte) (load, error) {
 			return l, protowire.ParseError(n)
 		}
 		b = b[n:]
-		l.events++
-		for len(one) > 0 {
-			number, kind, n := protowire.ConsumeTag(one)
-			if n < 0 {
-				return l, protowire.ParseError(n)
-			}
-			one = one[n:]
-			if n = protowire.ConsumeFieldValue(number, kind, one); n < 0 {
-				return l, protowire.ParseError(n)
-			}
-			one = one[n:]
-			if int(number) < len(isList) && isList[number] {
-				l.entries++
-			}
+		if err := l.Add(one); err != nil {
+			return l, err
 		}
 	}
 	return l, nil

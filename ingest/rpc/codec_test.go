@@ -38,7 +38,7 @@ func TestCodecReadsWhatTheStandardOneReads(t *testing.T) {
 		if err := NewCodec().Unmarshal(mem.BufferSlice{mem.SliceBuffer(data[:cut]), mem.SliceBuffer(data[cut:])}, &got); err != nil {
 			t.Fatal(err)
 		}
-		if l, err := weigh(&got); err != nil || l.bytes != len(data) || l.events != len(want.GetEvents()) {
+		if l, err := weigh(&got); err != nil || l.Bytes != len(data) || l.Events != len(want.GetEvents()) {
 			t.Fatalf("weighed %+v, %v: %d bytes, %d events", l, err, len(data), len(want.GetEvents()))
 		}
 		if err := open(&got); err != nil {
@@ -78,7 +78,7 @@ func FuzzCodec(f *testing.F) {
 			entries += len(e.GetSignals()) + len(e.GetArgumentMarks()) + len(e.GetResultMarks()) + len(e.GetRemoved()) + len(e.GetLabels()) +
 				len(e.GetOnBehalfOf()) + len(e.GetScopesRequired()) + len(e.GetScopesGranted())
 		}
-		if err != nil || l.events != len(want.GetEvents()) || l.entries < entries {
+		if err != nil || l.Events != len(want.GetEvents()) || l.Entries < entries {
 			t.Fatalf("weighed %+v, %v; it has %d events with %d entries", l, err, len(want.GetEvents()), entries)
 		}
 		if open(&got) != nil {
@@ -130,8 +130,8 @@ func TestWhatIsReservedCoversWhatARequestTakes(t *testing.T) {
 				t.Fatal(err)
 			}
 			l, err := weigh(&req)
-			if err != nil || l.check() != nil {
-				t.Fatal(err, l.check())
+			if err != nil || check(l) != nil {
+				t.Fatal(err, check(l))
 			}
 			if err := open(&req); err != nil {
 				t.Fatal(err)
@@ -145,13 +145,13 @@ func TestWhatIsReservedCoversWhatARequestTakes(t *testing.T) {
 					}
 				}
 			}
-			if took := heap() - before; took > l.memory() {
-				t.Errorf("%+v: %d bytes were reserved, it took %d", l, l.memory(), took)
+			if took := heap() - before; took > l.Memory() {
+				t.Errorf("%+v: %d bytes were reserved, it took %d", l, l.Memory(), took)
 			}
 			runtime.KeepAlive(&req)
 			req.Reset()
-			if took := heap() - before; took > l.after() {
-				t.Errorf("%+v: %d bytes stay reserved, it takes %d", l, l.after(), took)
+			if took := heap() - before; took > l.After() {
+				t.Errorf("%+v: %d bytes stay reserved, it takes %d", l, l.After(), took)
 			}
 			runtime.KeepAlive(events)
 			runtime.KeepAlive(data)

@@ -156,10 +156,10 @@ func (s *Server) start(ctx context.Context, req publish) (*batch, error) {
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, "the request is not a protobuf message of its type")
 	}
-	if err := l.check(); err != nil {
+	if err := check(l); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	room, err := s.pipeline.Reserve(ctx, l.memory())
+	room, err := s.pipeline.Reserve(ctx, l.Memory())
 	if err != nil {
 		return nil, s.status(err)
 	}
@@ -185,7 +185,7 @@ func (s *Server) start(ctx context.Context, req publish) (*batch, error) {
 		}
 		events[i] = &all[i]
 	}
-	room.Shrink(l.after()) // the messages are garbage now
+	room.Shrink(l.After()) // the messages are garbage now
 	if b.pending, err = room.Start(ctx, events); err != nil {
 		return nil, s.status(err)
 	}
