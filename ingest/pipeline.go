@@ -63,6 +63,10 @@ type Config struct {
 	// Emitters is how many emitters' sequences are kept in memory; others are
 	// read back from the store when they are heard again. Default 200000.
 	Emitters int
+	// Shared is set where other instances write logs of their own to the same store.
+	// Each event has to come through a source that gives it to one of them at a time,
+	// with a [Tenure], and has it forget what it knew before it gives it others.
+	Shared bool
 }
 
 func (c Config) withDefaults() Config {
@@ -151,8 +155,9 @@ type Observer interface {
 // request may or may not become durable; sending them again is safe.
 var ErrUnavailable = errors.New("the store can't take events now")
 
-// ErrRival means that another instance writes to the same store. Neither knows
-// what the other one has stored, so this one stops.
+// ErrRival means that another instance writes to the same store, or, where it is
+// shared, to the same log. Neither knows what the other one has stored, so this one
+// stops.
 var ErrRival = errors.New("another ingest instance writes to this store")
 
 // rivalPause is how long a store must have been silent under another log before
@@ -198,6 +203,8 @@ type request struct {
 	lacks map[string]bool
 	holds []*sequence
 	came  *arrival // nil for what has no events
+	// until is set for events that another instance may be given later.
+	until *Tenure
 	done  chan struct{}
 }
 
@@ -217,6 +224,7 @@ type Pipeline struct {
 	watch  Observer
 
 	in       chan *request
+	forget   chan chan<- struct{}
 	room     chan struct{} // one token while the writer has room for a batch
 	memory   *semaphore.Weighted
 	health   health
@@ -235,7 +243,7 @@ func New(cfg Config, s Store, r Redactor, now func() time.Time, log *slog.Logger
 	cfg = cfg.withDefaults()
 	p := &Pipeline{
 		cfg: cfg, store: s, redact: r, now: now, log: log, watch: watch,
-		in: make(chan *request), room: make(chan struct{}, 1), memory: semaphore.NewWeighted(cfg.MaxBytes), closed: make(chan struct{}),
+		in: make(chan *request), forget: make(chan chan<- struct{}), room: make(chan struct{}, 1), memory: semaphore.NewWeighted(cfg.MaxBytes), closed: make(chan struct{}),
 		health: health{down: make(chan struct{})},
 	}
 	p.age.Store(int64(cfg.MaxAge))
@@ -346,9 +354,16 @@ func (v *Reservation) Release() { v.Shrink(0) }
 // The events and the room belong to the pipeline from here on; when there is an
 // error, the room is still the caller's to release.
 func (v *Reservation) Start(ctx context.Context, events []*event.Event) (*Pending, error) {
+	return v.StartUntil(ctx, events, nil)
+}
+
+// StartUntil is Start for events that another instance may be given after the tenure:
+// when it ends before they are on their way into the store they are not stored, and
+// Wait says ErrUnavailable. nil: there is no other one.
+func (v *Reservation) StartUntil(ctx context.Context, events []*event.Event, until *Tenure) (*Pending, error) {
 	p, down := v.p, v.down
 	came := p.arrivals.begin(p.now().UnixMicro())
-	r := &request{came: came, events: make([]*event.Event, 0, len(events)), index: make([]int, 0, len(events)), weight: v.held, done: make(chan struct{})}
+	r := &request{came: came, until: until, events: make([]*event.Event, 0, len(events)), index: make([]int, 0, len(events)), weight: v.held, done: make(chan struct{})}
 	for i, e := range events {
 		if e == nil {
 			continue
@@ -382,6 +397,23 @@ func (v *Reservation) Start(ctx context.Context, events []*event.Event) (*Pendin
 	}
 	p.arrivals.end(came)
 	return nil, err
+}
+
+// Forget has the sequences of emitters read from the store when they are heard again:
+// others may have stored events of theirs. Of what is under way nothing is forgotten,
+// so a source waits for its own requests first. The error is ErrUnavailable or the
+// context's.
+func (p *Pipeline) Forget(ctx context.Context) error {
+	forgotten := make(chan struct{})
+	select {
+	case p.forget <- forgotten:
+		<-forgotten
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.closed:
+		return ErrUnavailable
+	}
 }
 
 // acquire waits for room in memory, but not for a store that is away.
@@ -482,7 +514,9 @@ func (p *Pipeline) Consistency(ctx context.Context, from, to uint64) ([]ledger.H
 // ctx ends; what was gathered by then is written before it returns.
 func (p *Pipeline) Run(ctx context.Context) error {
 	id := p.cfg.Key.LogID()
-	if other, err := p.store.Rival(ctx, id, math.MaxUint64, p.now().Add(-rivalPause)); err != nil && ctx.Err() == nil {
+	if p.cfg.Shared {
+		p.log.Info("the store is shared: other instances may write logs of their own to it", "log", id)
+	} else if other, err := p.store.Rival(ctx, id, math.MaxUint64, p.now().Add(-rivalPause)); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("start ingest: %w", err)
 	} else if other != "" {
 		return fmt.Errorf("start ingest: %w: log %q was written to within the last %v; stop the other one, or wait until it has stopped", ErrRival, other, rivalPause)
@@ -519,7 +553,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	close(batches)
 	wg.Wait()
 	if err := context.Cause(ctx); errors.Is(err, ErrRival) {
-		return fmt.Errorf("ingest stops: %w: log %q has batches that are not of this instance; give each instance a store of its own", err, id)
+		return fmt.Errorf("ingest stops: %w: log %q has batches that are not of this instance; give each instance a store of its own, or share it: see ingest.shared", err, id)
+	} else if errors.Is(err, ErrTenureEnded) {
+		return fmt.Errorf("ingest stops: %w; start it again: it then looks what was stored", err)
 	}
 	if notary != nil && !errors.Is(notary, ErrUnavailable) {
 		return fmt.Errorf("ingest stops: %w", notary)

@@ -21,7 +21,8 @@ type sealed struct {
 	entry    *ledger.Entry
 	tags     []byte
 	requests []*request
-	failed   bool // it was given up
+	until    *Tenure // it may be stored until then; nil for ever
+	failed   bool    // it was given up
 }
 
 // sealer gathers requests into batches. Its fields belong to the goroutine that
@@ -59,6 +60,9 @@ func (s *sealer) run(ctx context.Context, out chan<- sealed) {
 			ready = s.admit(ctx, r)
 		case got := <-s.read:
 			ready = s.learn(ctx, got)
+		case done := <-s.p.forget:
+			s.forget()
+			close(done)
 		}
 		if len(ready) > 0 {
 			for _, b := range s.seal(s.gather(ctx, ready)) {
@@ -107,11 +111,28 @@ func (s *sealer) gather(ctx context.Context, requests []*request) []*request {
 // seal drops duplicates and gives every other event its place in the log: in a
 // batch of the month in which it expires, of which there are as many as tenants
 // differ in how long their events are kept. The requests wait for the last batch.
+// Those whose tenure is about to end are refused.
 func (s *sealer) seal(requests []*request) []sealed {
 	// By a clock that went back, events would expire before their time.
 	now := time.UnixMicro(max(s.p.now().UnixMicro(), s.clock))
 	var months []*month
+	var until *Tenure
+	requests = slices.DeleteFunc(requests, func(r *request) bool {
+		// Time for the batch before this one and for this one.
+		if r.until == nil || r.until.lasts(s.p.now(), 2) {
+			return false
+		}
+		s.p.refuse(r)
+		return true
+	})
+	if len(requests) == 0 {
+		s.p.room <- struct{}{} // what the writer would have done
+		return nil
+	}
 	for _, r := range requests {
+		if r.until != nil {
+			until = r.until // there is one source of this kind
+		}
 		for i, e := range r.events {
 			q, _ := s.known.Get(e.EmitterID)
 			switch q.add(e.EmitterSeq) {
@@ -143,7 +164,7 @@ func (s *sealer) seal(requests []*request) []sealed {
 			Schema: event.Schema, Events: uint32(len(m.events)), Root: ledger.Root(m.leaves), ExpiresMonth: m.expires}
 		// The contents are part of the name: a number that is used again after a crash,
 		// for other events, must not be taken for the first one.
-		out = append(out, sealed{batch: store.Batch{Events: m.events, Token: fmt.Sprintf("%s/%d/%x", s.logID, m.number, e.Root[:16]), MAC: s.own.mac(e)}, entry: e, tags: store.Tags(m.leaves)})
+		out = append(out, sealed{batch: store.Batch{Events: m.events, Token: fmt.Sprintf("%s/%d/%x", s.logID, m.number, e.Root[:16]), MAC: s.own.mac(e)}, entry: e, tags: store.Tags(m.leaves), until: until})
 	}
 	for _, r := range requests {
 		if r.entry == nil {
@@ -211,6 +232,15 @@ func (s *sealer) evict() {
 			continue
 		}
 		s.known.RemoveOldest()
+	}
+}
+
+// forget has all sequences read anew of which nothing is under way.
+func (s *sealer) forget() {
+	for _, emitter := range s.known.Keys() {
+		if q, _ := s.known.Peek(emitter); q.batch <= s.p.settledBatch.Load() && q.waited == 0 {
+			s.known.Remove(emitter)
+		}
 	}
 }
 

@@ -34,7 +34,7 @@ func (p *Pipeline) write(ctx context.Context, log string, last uint64, batches <
 		}
 		if n := len(b.batch.Events); !gaveUp && n > 0 {
 			start := p.now()
-			gaveUp = !p.insist(ctx, appending, n, func(ctx context.Context) error { return p.store.Append(ctx, b.batch) })
+			gaveUp = !p.append(ctx, b, fail)
 			if !gaveUp {
 				last = max(last, b.entry.Batch)
 				p.watch.Committed(n, p.now().Sub(start))
@@ -60,6 +60,26 @@ func (p *Pipeline) write(ctx context.Context, log string, last uint64, batches <
 			cancel()
 		}
 	}
+}
+
+// append stores a batch, and says whether it is stored. A batch with a tenure that
+// does not last for another attempt is given up, and with it this run: the attempts
+// before may have stored it.
+func (p *Pipeline) append(ctx context.Context, b sealed, fail context.CancelCauseFunc) bool {
+	ended := false
+	stored := p.insist(ctx, appending, len(b.batch.Events), func(ctx context.Context) error {
+		if b.until == nil {
+			return p.store.Append(ctx, b.batch)
+		}
+		if ended = !b.until.lasts(p.now(), 1); ended {
+			fail(ErrTenureEnded)
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, b.until.within)
+		defer cancel()
+		return p.store.Append(ctx, b.batch)
+	})
+	return stored && !ended
 }
 
 // notarise seals what was stored, and then tells the callers: what is acknowledged

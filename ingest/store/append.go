@@ -63,6 +63,19 @@ func (s *Store) Append(ctx context.Context, b Batch) error {
 	return nil
 }
 
+// bounded is a context that ends with ctx and has no deadline of its own, and how many
+// seconds there are until ctx's, 0 for no end: of a deadline that it sees the driver
+// makes a limit for the server that is five seconds too long.
+func bounded(ctx context.Context) (without context.Context, seconds float64, cancel context.CancelFunc) {
+	at, ok := ctx.Deadline()
+	if !ok {
+		return ctx, 0, func() {}
+	}
+	without, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { end(context.Cause(ctx)) })
+	return without, max(time.Until(at).Seconds(), 0.001), func() { stop(); end(nil) }
+}
+
 // insertColumns are the types in which events travel to the engine over HTTP.
 // Plain strings, where the table has LowCardinality: making dictionaries is
 // several times faster in the engine than in the driver.
