@@ -2,7 +2,7 @@
 # Installs what a Debian-like machine lacks to build, test and demonstrate
 # mcpaudit, and says what it does. Quick when nothing is missing.
 #
-#   deploy/dev/setup.sh [all|npm|python|engine]     default: all
+#   deploy/dev/setup.sh [all|npm|python|engine|kafka]     default: all
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -49,11 +49,20 @@ engine() {
   go run ./cmd/mcpaudit engine install >&2
 }
 
+# kafka in a subshell, so that what it lacks ends it alone.
+kafka() (
+  deploy/dev/kafka.sh ready && exit
+  need java default-jre-headless && need mvn maven && deploy/dev/kafka.sh install
+)
+
 need go golang
 case "${1:-all}" in
   npm) npm_packages ;;
   python) python_packages ;;
   engine) engine ;;
-  all) npm_packages; python_packages; engine ;;
-  *) say "unknown part $1; use all, npm, python or engine"; exit 2 ;;
+  kafka) kafka ;;
+  all)
+    npm_packages; python_packages; engine
+    kafka || say "Kafka could not be installed (see above): its tests will run against kfake" ;;
+  *) say "unknown part $1; use all, npm, python, engine or kafka"; exit 2 ;;
 esac

@@ -14,6 +14,8 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -61,7 +63,8 @@ func (c Config) Validate() error {
 		return errors.New("no broker is named; give HOST:PORT of one or more")
 	}
 	for _, b := range c.Brokers {
-		if host, port, err := net.SplitHostPort(b); err != nil || host == "" || port == "" {
+		host, port, err := net.SplitHostPort(b)
+		if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
 			return fmt.Errorf("%q is not HOST:PORT of a broker", b)
 		}
 	}
@@ -74,7 +77,7 @@ func (c Config) Validate() error {
 	if _, err := c.SASL.mechanism(); err != nil {
 		return err
 	}
-	if c.SASL.Mechanism == "PLAIN" && !c.TLS.On && !c.onThisMachine() {
+	if strings.EqualFold(c.SASL.Mechanism, "PLAIN") && !c.TLS.On && !c.onThisMachine() {
 		return errors.New("SASL PLAIN sends the password as it is, and TLS is off; turn TLS on, or use SCRAM-SHA-512")
 	}
 	return nil
@@ -155,7 +158,9 @@ func (c Config) Transport() (*kafka.Transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kafka.Transport{Dial: dial, DialTimeout: dialTimeout, ClientID: c.clientID(), TLS: secure, SASL: mechanism}, nil
+	// A leader that has moved is looked for in its old place for that long; it is also how
+	// long asking for the new one may take.
+	return &kafka.Transport{MetadataTTL: 2 * time.Second, Dial: dial, DialTimeout: dialTimeout, ClientID: c.clientID(), TLS: secure, SASL: mechanism}, nil
 }
 
 // Dialer makes single connections, as consumer groups use them.
@@ -212,8 +217,8 @@ func Parse(text string) (c Config, topic string, err error) {
 			c.Brokers = append(c.Brokers, b)
 		}
 	}
-	if topic == "" || strings.ContainsAny(topic, "/#") || len(topic) > 249 {
-		return c, "", fmt.Errorf("%q is no topic; the form is kafka://HOST:PORT,HOST:PORT/TOPIC", topic)
+	if err := CheckTopic(topic); err != nil {
+		return c, "", fmt.Errorf("%w; the form is kafka://HOST:PORT,HOST:PORT/TOPIC", err)
 	}
 	c.TLS.On = scheme == "kafkas"
 	values, err := url.ParseQuery(query)
@@ -229,6 +234,16 @@ func Parse(text string) (c Config, topic string, err error) {
 		*to = values.Get(name)
 	}
 	return c, topic, c.Validate()
+}
+
+var topicName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,249}$`)
+
+// CheckTopic says whether a topic may be called that, as Kafka has it.
+func CheckTopic(name string) error {
+	if !topicName.MatchString(name) || name == "." || name == ".." {
+		return fmt.Errorf("%q is no topic: a topic's name has 1 to 249 letters, digits, dots, dashes and underscores", name)
+	}
+	return nil
 }
 
 // String names the cluster, without what is secret.
