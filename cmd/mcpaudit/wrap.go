@@ -18,7 +18,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/mcpaudit/mcpaudit/ingest/broker"
 	"github.com/mcpaudit/mcpaudit/ingest/emit"
+	"github.com/mcpaudit/mcpaudit/ingest/emit/kafka"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
 	"github.com/mcpaudit/mcpaudit/ingest/profile"
@@ -38,10 +40,17 @@ bytes pass as they are, with standard error, signals and the exit status. Calls
 are redacted here, kept in a spool on disk and sent to the service; while the
 service is away they wait.
 
+--service is the service's own port, or a Kafka topic that it reads:
+kafka://HOST:PORT,HOST:PORT/TOPIC, or kafkas:// for TLS. Parameters are ca, cert, key
+and server_name (of TLS), mechanism and user (of SASL). Its password comes from
+$MCPAUDIT_KAFKA_PASSWORD, or from the file that $MCPAUDIT_KAFKA_PASSWORD_FILE names;
+the server behind the wrap does not get these.
+
 Put it in front of the command in your client's configuration.`,
 		Example: `  mcpaudit wrap -- npx -y @modelcontextprotocol/server-filesystem ~/projects
   mcpaudit wrap --server files --principal user:alice -- python my_server.py
-  mcpaudit wrap --fail closed -- ./server`,
+  mcpaudit wrap --fail closed -- ./server
+  mcpaudit wrap --service 'kafkas://kafka-1:9093,kafka-2:9093/mcp-audit?mechanism=SCRAM-SHA-512&user=files' -- ./server`,
 	}
 	cmd.Flags().SetInterspersed(false)
 	f := cmd.Flags()
@@ -51,7 +60,7 @@ Put it in front of the command in your client's configuration.`,
 		}
 		return otherwise
 	}
-	f.StringVar(&service, "service", orDefault("MCPAUDIT_SERVICE", defaultService), "address of the service's gRPC port ($MCPAUDIT_SERVICE)")
+	f.StringVar(&service, "service", orDefault("MCPAUDIT_SERVICE", defaultService), "address of the service's gRPC port, or kafka://HOST:PORT,…/TOPIC ($MCPAUDIT_SERVICE)")
 	f.StringVar(&serviceKey, "service-key", s.env("MCPAUDIT_SERVICE_KEY"), "public key of the service's log, which its receipts must be signed with; default: the key that it gives at first is trusted from then on ($MCPAUDIT_SERVICE_KEY)")
 	f.StringVar(&server, "server", "", "name of the server in events; default: from its command")
 	f.StringVar(&tenant, "tenant", orDefault("MCPAUDIT_TENANT", "default"), "owner of the events ($MCPAUDIT_TENANT)")
@@ -78,6 +87,8 @@ Put it in front of the command in your client's configuration.`,
 			return fmt.Errorf("wrap: --flush is %v, must not be negative", flush)
 		case service == "":
 			return errors.New("wrap: --service is empty; name the service's gRPC port, such as 127.0.0.1:4777")
+		case kafka.Is(service) && serviceKey != "":
+			return errors.New("wrap: --service-key is for receipts, and there are none over Kafka; leave it out, and have the log's anchors checked instead")
 		}
 		if err := emit.CheckServiceKey(serviceKey); err != nil {
 			return fmt.Errorf("wrap: --service-key: %w", err)
@@ -112,7 +123,14 @@ Put it in front of the command in your client's configuration.`,
 			if err != nil {
 				return nil, err
 			}
-			return emit.Open(emit.Config{Address: service, ServiceKey: serviceKey, Name: server, Spool: spool, SpoolLimit: limit, Now: s.now, Base: base}, r, log)
+			cfg := emit.Config{Address: service, ServiceKey: serviceKey, Name: server, Spool: spool, SpoolLimit: limit, Now: s.now, Base: base}
+			if kafka.Is(service) {
+				cfg.Address = ""
+				if cfg.Transport, err = kafka.Open(service, s.env); err != nil {
+					return nil, err
+				}
+			}
+			return emit.Open(cfg, r, log)
 		}, log)
 		if err != nil && fail == "closed" {
 			return errors.Join(err, em.Close(cmd.Context()))
@@ -134,7 +152,7 @@ Put it in front of the command in your client's configuration.`,
 		}
 		// The signals are the server's: it ends in its own way, and this with it.
 		code, err := wrap.Run(context.WithoutCancel(cmd.Context()), wrap.Config{Command: args, Base: base, FailClosed: fail == "closed",
-			Flush: flush, Now: s.now, Log: log}, s.stdin, stdout, stderr, signals, em, r)
+			Withhold: []string{broker.PasswordVariable, broker.PasswordFileVariable}, Flush: flush, Now: s.now, Log: log}, s.stdin, stdout, stderr, signals, em, r)
 		if err != nil {
 			return err
 		}

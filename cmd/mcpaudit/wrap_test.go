@@ -1,12 +1,20 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/segmentio/kafka-go"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/mcpaudit/mcpaudit/internal/kafkatest"
+	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
 // Promise 8: a machine on which nothing can be recorded still runs its servers,
@@ -75,5 +83,55 @@ func TestPromise8AClientThatStopsListeningEndsNothing(t *testing.T) {
 	}
 	if text, err := os.ReadFile(done); err != nil || string(text) != "two\n" {
 		t.Errorf("the server got as far as %q, %v", text, err)
+	}
+}
+
+// The calls of a wrapped server come to a Kafka topic.
+func TestWrapSendsToATopic(t *testing.T) {
+	c := kafkatest.Shared(t, 3)
+	topic := c.NewTopic(1)
+	c.Produce(topic, 0, kafka.Message{Value: []byte("the partition has a leader")})
+	var calls strings.Builder
+	for n := range 20 {
+		fmt.Fprintf(&calls, `{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"read","arguments":{"n":%d}}}`+"\n", n+1, n)
+	}
+	r := command(t, calls.String(), "wrap", "--service", "kafka://"+strings.Join(c.Brokers(), ",")+"/"+topic, "--server", "files", "--principal", "user:ada",
+		"--spool", t.TempDir(), "--key-file", filepath.Join(t.TempDir(), "key"), "--flush", "30s", "--",
+		"sh", "-c", `i=0; while read -r line; do i=$((i+1)); echo '{"jsonrpc":"2.0","id":'$i',"result":{}}'; done`)
+	if r.status != 0 || strings.Count(r.stdout, "result") != 20 {
+		t.Errorf("%+v", r)
+	}
+	var seqs []uint64
+	for _, m := range c.ReadAll(topic)[1:] {
+		var e pb.Event
+		if err := proto.Unmarshal(m.Value, &e); err != nil {
+			t.Fatal(err)
+		}
+		if e.GetKind() != "tool_call" || e.GetTarget() != "read" || e.GetServer() != "files" || e.GetPrincipal() != "user:ada" || e.GetOutcome() != "success" {
+			t.Errorf("%v", &e)
+		}
+		seqs = append(seqs, e.GetEmitterSeq())
+	}
+	if len(seqs) != 20 || !slices.IsSorted(seqs) || seqs[19] != 20 {
+		t.Errorf("events %v", seqs)
+	}
+}
+
+// What is secret stays out of the server's environment, and all else comes to it.
+func TestWrapKeepsThePasswordToItself(t *testing.T) {
+	t.Setenv("MCPAUDIT_KAFKA_PASSWORD", "secret")
+	t.Setenv("MCPAUDIT_KAFKA_PASSWORD_FILE", "/a/secret")
+	t.Setenv("OTHER", "thing")
+	r := command(t, "", "wrap", "--service", "127.0.0.1:1", "--flush", "1ms", "--spool", t.TempDir(), "--key-file", filepath.Join(t.TempDir(), "key"),
+		"--", "sh", "-c", "env")
+	if r.status != 0 || strings.Contains(r.stdout, "secret") || strings.Contains(r.stdout, "MCPAUDIT_KAFKA") || !strings.Contains(r.stdout, "OTHER=thing\n") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestWrapRefusesAKeyForReceiptsThatKafkaDoesNotGive(t *testing.T) {
+	r := command(t, "", "wrap", "--service", "kafka://127.0.0.1:1/audit", "--service-key", "mcpaudit/log+00000000+AA==", "--", "true")
+	if r.status == 0 || !strings.Contains(r.stderr, "there are none over Kafka") {
+		t.Errorf("%+v", r)
 	}
 }

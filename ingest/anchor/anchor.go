@@ -41,7 +41,10 @@ type place interface {
 //	/path or file:///path       a file that is appended to
 //	http://… or https://…       each checkpoint is POSTed there
 //	kafka://HOST:PORT,…/TOPIC   a topic of the cluster that these brokers are of
+//	kafkas://…                  the same over TLS
 //
+// See [broker.Parse] for the parameters of a topic's URL; a SASL password is taken
+// from the environment variable MCPAUDIT_KAFKA_PASSWORD.
 // Nothing is written or connected to before the first Put.
 func Open(spec string) (Sink, error) { return open(spec) }
 
@@ -63,8 +66,8 @@ func open(spec string) (place, error) {
 		return &file{path: path}, nil
 	case scheme == "http", scheme == "https":
 		return openSite(spec)
-	case scheme == "kafka":
-		return openTopic(rest)
+	case scheme == "kafka", scheme == "kafkas":
+		return openTopic(spec)
 	}
 	return nil, fmt.Errorf("open anchor: there are no anchors at %s://; name a file, an http(s):// URL or kafka://HOST:PORT/TOPIC", scheme)
 }

@@ -17,12 +17,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/segmentio/kafka-go"
 
 	"github.com/mcpaudit/mcpaudit/ingest/anchor"
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
+	"github.com/mcpaudit/mcpaudit/internal/kafkatest"
 )
+
+func TestMain(m *testing.M) { os.Exit(kafkatest.Main(m)) }
 
 // checkpoints are signed checkpoints of a log of sizes 1 to n.
 func checkpoints(t testing.TB, n int) []string {
@@ -77,14 +79,17 @@ func wantRead(t *testing.T, spec string, want []string) {
 
 func TestPlacesThatAreNoneAreRefused(t *testing.T) {
 	for spec, want := range map[string]string{
-		"":                        "no place is named",
-		"file://anchors":          "three slashes",
-		"ftp://example.org/a":     "no anchors at ftp://",
-		"http://":                 "it is no URL",
-		"kafka://broker/topic":    "not HOST:PORT",
-		"kafka://a:9092,b/topic":  "not HOST:PORT",
-		"kafka://a:9092":          "no topic",
-		"kafka://a:9092/one/more": "no topic",
+		"":                               "no place is named",
+		"file://anchors":                 "three slashes",
+		"ftp://example.org/a":            "no anchors at ftp://",
+		"http://":                        "it is no URL",
+		"kafka://broker/topic":           "not HOST:PORT",
+		"kafka://a:9092,b/topic":         "not HOST:PORT",
+		"kafka://a:9092":                 "no topic",
+		"kafka://a:9092/one/more":        "no topic",
+		"kafka://me:word@a:9092/topic":   "don't belong into the URL",
+		"kafka://a:9092/topic?retries=3": "no parameter",
+		"kafkas://a:9092/topic?mechanism=PLAIN&user=audit": "set MCPAUDIT_KAFKA_PASSWORD",
 	} {
 		if _, err := anchor.Open(spec); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", spec, err, want)
@@ -96,6 +101,10 @@ func TestAPlaceIsNamedWithoutItsCredentials(t *testing.T) {
 	spec := "https://user:word@127.0.0.1:1/anchors?token=secret"
 	s := open(t, spec)
 	if s.String() != "https://127.0.0.1:1/anchors" {
+		t.Error(s)
+	}
+	t.Setenv("MCPAUDIT_KAFKA_PASSWORD", "word")
+	if s := open(t, "kafkas://127.0.0.1:1/anchors?mechanism=SCRAM-SHA-512&user=audit"); s.String() != "kafkas://127.0.0.1:1/anchors" {
 		t.Error(s)
 	}
 	_, readErr := read(t, spec)
@@ -299,52 +308,65 @@ func TestAURLThatHangsIsGivenUp(t *testing.T) {
 	}
 }
 
-func cluster(t *testing.T, partitions int32) string {
+// newTopic is a new topic and its URL.
+func newTopic(t *testing.T, partitions int) (c *kafkatest.Cluster, topic, url string) {
 	t.Helper()
-	c, err := kfake.NewCluster(kfake.NumBrokers(2), kfake.SeedTopics(partitions, "anchors"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return "kafka://" + strings.Join(c.ListenAddrs(), ",") + "/anchors"
+	c = kafkatest.Shared(t, 1)
+	topic = c.NewTopic(partitions)
+	return c, topic, "kafka://" + strings.Join(c.Brokers(), ",") + "/" + topic
 }
 
 func TestATopicKeepsAll(t *testing.T) {
 	all := checkpoints(t, 4)
-	spec := cluster(t, 3)
+	c, topic, spec := newTopic(t, 3)
 	wantRead(t, spec, nil)
 	mustPut(t, spec, all...)
 	wantRead(t, spec, all)
+	for _, m := range c.ReadAll(topic) {
+		if string(m.Key) != "log-1" {
+			t.Errorf("the key is %q", m.Key)
+		}
+	}
 }
 
 func TestATopicThatDoesNotKeepIsAnError(t *testing.T) {
-	c := checkpoints(t, 1)[0]
-	spec := strings.Replace(cluster(t, 1), "/anchors", "/no-such-topic", 1)
-	if err := open(t, spec).Put(t.Context(), c); err == nil || !strings.Contains(err.Error(), "UNKNOWN_TOPIC") {
+	checkpoint := checkpoints(t, 1)[0]
+	c, topic, junk := newTopic(t, 1)
+	none := strings.Replace(junk, "/"+topic, "/no-such-topic", 1)
+	if err := open(t, none).Put(t.Context(), checkpoint); !errors.Is(err, kafka.UnknownTopicOrPartition) {
 		t.Errorf("a topic that is not there: %v", err)
 	}
-	if _, err := read(t, spec); err == nil || !strings.Contains(err.Error(), "UNKNOWN_TOPIC") {
+	if _, err := read(t, none); !errors.Is(err, kafka.UnknownTopicOrPartition) {
 		t.Errorf("reading a topic that is not there: %v", err)
 	}
-	junk := cluster(t, 1)
-	mustPut(t, junk, c)
-	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(strings.TrimSuffix(strings.TrimPrefix(junk, "kafka://"), "/anchors"), ",")...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "anchors", Value: []byte("junk")}).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := read(t, junk); err == nil || !strings.Contains(err.Error(), "partition 0, offset 1") || len(got) != 1 {
+	mustPut(t, junk, checkpoint)
+	c.Produce(topic, 0, kafka.Message{Value: []byte("junk")})
+	if got, err := read(t, junk); err == nil || !strings.Contains(err.Error(), "partition 0: offset 1") || len(got) != 1 {
 		t.Errorf("a message that is no checkpoint: %v, %q", err, got)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := open(t, "kafka://127.0.0.1:1/anchors").Put(ctx, c); !errors.Is(err, context.DeadlineExceeded) {
+	away := "kafka://127.0.0.1:1/anchors"
+	if err := open(t, away).Put(ctx, checkpoint); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("brokers that are away: %v", err)
 	}
-	if err := anchor.Each(ctx, "kafka://127.0.0.1:1/anchors", func(string) error { return nil }); err == nil {
+	if err := anchor.Each(ctx, away, func(string) error { return nil }); err == nil {
 		t.Error("brokers that are away are read")
 	}
+}
+
+// A broker that dies and comes back while a checkpoint is put costs some seconds.
+func TestATopicIsWaitedFor(t *testing.T) {
+	all := checkpoints(t, 2)
+	c, topic, spec := newTopic(t, 1)
+	c.NeedReal("kill a broker")
+	mustPut(t, spec, all[0])
+	c.Kill(c.Leader(topic, 0))
+	put := make(chan error)
+	go func() { put <- open(t, spec).Put(t.Context(), all[1]) }()
+	c.Restart(0)
+	if err := <-put; err != nil {
+		t.Fatal(err)
+	}
+	wantRead(t, spec, all)
 }

@@ -1,45 +1,51 @@
 package anchor
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"strings"
+	"io"
+	"os"
+	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
 
+	"github.com/mcpaudit/mcpaudit/ingest/broker"
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 )
 
 // topic is a Kafka topic with one checkpoint a message, the log's id as its key.
-// Connections are plaintext and made for each put: there is one a minute.
+// Connections are made for each put: there is one a minute.
 type topic struct {
-	brokers []string
+	cluster broker.Config
 	name    string
 }
 
-func openTopic(rest string) (*topic, error) {
-	hosts, name, _ := strings.Cut(rest, "/")
-	t := &topic{strings.Split(hosts, ","), name}
-	for _, b := range t.brokers {
-		if host, port, err := net.SplitHostPort(b); err != nil || host == "" || port == "" {
-			return nil, fmt.Errorf("open anchor: %q is not HOST:PORT of a broker; an anchor in Kafka is kafka://HOST:PORT,HOST:PORT/TOPIC", b)
+func openTopic(url string) (*topic, error) {
+	cluster, name, err := broker.Parse(url)
+	if err != nil {
+		return nil, fmt.Errorf("open anchor in Kafka: %w", err)
+	}
+	if cluster.SASL.Mechanism != "" {
+		if cluster.SASL.Password, err = broker.FindPassword(os.Getenv); err != nil {
+			return nil, fmt.Errorf("open anchor in Kafka: %w", err)
 		}
 	}
-	if name == "" || strings.ContainsAny(name, "/?#") {
-		return nil, fmt.Errorf("open anchor: %q is no topic; an anchor in Kafka is kafka://HOST:PORT,HOST:PORT/TOPIC", name)
-	}
-	return t, nil
+	return &topic{cluster, name}, nil
 }
 
-func (t *topic) String() string { return "kafka://" + strings.Join(t.brokers, ",") + "/" + t.name }
+func (t *topic) String() string { return t.cluster.String() + "/" + t.name }
 
-func (t *topic) client(more ...kgo.Opt) (*kgo.Client, error) {
-	return kgo.NewClient(append(more, kgo.SeedBrokers(t.brokers...), kgo.DialTimeout(patience), kgo.RetryTimeout(patience))...)
+// client gives up what it knows of the cluster when renew is called, and can be used
+// again.
+func (t *topic) client() (c *kafka.Client, renew func(), err error) {
+	transport, err := t.cluster.Transport()
+	if err != nil {
+		return nil, nil, err
+	}
+	transport.MetadataTopics = []string{t.name}
+	return &kafka.Client{Addr: t.cluster.Addr(), Transport: transport}, transport.CloseIdleConnections, nil
 }
 
 func (t *topic) Put(ctx context.Context, checkpoint string) error {
@@ -54,147 +60,198 @@ func (t *topic) put(ctx context.Context, checkpoint string) error {
 	if err != nil {
 		return err
 	}
+	client, renew, err := t.client()
+	if err != nil {
+		return err
+	}
+	defer renew()
 	// A checkpoint that is there twice does no harm: no need for a producer id, and
 	// the rights to get one.
-	client, err := t.client(kgo.RequiredAcks(kgo.AllISRAcks()), kgo.DisableIdempotentWrite(), kgo.RecordDeliveryTimeout(patience))
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no broker took it within %v", patience))
-	defer cancel()
-	err = client.ProduceSync(ctx, &kgo.Record{Topic: t.name, Key: []byte(c.LogID), Value: []byte(checkpoint)}).FirstErr()
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		return cause
-	}
-	return err
+	return patiently(ctx, renew, func(ctx context.Context) error {
+		partitions, err := t.partitions(ctx, client)
+		if err != nil {
+			return err
+		}
+		partition := kafka.Murmur2Balancer{}.Balance(kafka.Message{Key: []byte(c.LogID)}, partitions...)
+		answer, err := client.Produce(ctx, &kafka.ProduceRequest{Topic: t.name, Partition: partition, RequiredAcks: kafka.RequireAll,
+			Records: kafka.NewRecordReader(kafka.Record{Key: kafka.NewBytes([]byte(c.LogID)), Value: kafka.NewBytes([]byte(checkpoint))})})
+		if err != nil {
+			return err
+		}
+		return answer.Error
+	})
 }
 
-// each reads every partition up to the end that it has when each begins.
+// each reads every partition up to the end that it has when reading begins.
 func (t *topic) each(ctx context.Context, found func(string) error) error {
-	admin, err := t.client()
+	client, renew, err := t.client()
 	if err != nil {
 		return err
 	}
-	defer admin.Close()
-	left, err := t.ends(ctx, admin) // by partition, the offset at which to end
+	defer renew()
+	var all []kafka.PartitionOffsets
+	err = patiently(ctx, renew, func(ctx context.Context) (err error) {
+		all, err = t.offsets(ctx, client)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	from := map[int32]kgo.Offset{}
-	for p, end := range left {
-		from[p] = kgo.NewOffset().AtStart()
-		if end == 0 {
-			delete(left, p)
-		}
-	}
-	// Control records are kept, because one may be the last before the end.
-	client, err := t.client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{t.name: from}), kgo.KeepControlRecords(),
-		kgo.FetchMaxBytes(8<<20), kgo.FetchMaxPartitionBytes(1<<20))
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	for len(left) > 0 {
-		// A record may never come: retention can delete the last ones meanwhile.
-		wait, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("%d partitions gave nothing for %v before their end", len(left), patience))
-		fetched := client.PollFetches(wait)
-		cause := context.Cause(wait)
-		cancel()
-		if cause != nil {
-			return cause
-		}
-		for _, e := range fetched.Errors() {
-			return fmt.Errorf("partition %d: %w", e.Partition, e.Err)
-		}
-		for records := fetched.RecordIter(); !records.Done(); {
-			if err := take(records.Next(), left, found); err != nil {
-				return err
-			}
+	for _, p := range all {
+		if err := t.readPartition(ctx, client, renew, p, found); err != nil {
+			return fmt.Errorf("partition %d: %w", p.Partition, err)
 		}
 	}
 	return nil
 }
 
-// take gives one record's checkpoint, unless it came after the end.
-func take(r *kgo.Record, left map[int32]int64, found func(string) error) error {
-	end, ok := left[r.Partition]
-	if !ok {
-		return nil
+// readPartition gives what lies between two offsets.
+func (t *topic) readPartition(ctx context.Context, client *kafka.Client, renew func(), p kafka.PartitionOffsets, found func(string) error) error {
+	moved := time.Now()
+	for at := p.FirstOffset; at < p.LastOffset; {
+		var records kafka.RecordReader
+		err := patiently(ctx, renew, func(ctx context.Context) error {
+			answer, err := client.Fetch(ctx, &kafka.FetchRequest{Topic: t.name, Partition: p.Partition, Offset: at, MinBytes: 1, MaxBytes: 1 << 20, MaxWait: time.Second})
+			if err == nil && answer.Error == nil {
+				records = answer.Records
+			}
+			return errors.Join(err, answerError(answer))
+		})
+		if err != nil {
+			return err
+		}
+		next, err := take(records, at, p.LastOffset, found)
+		if err != nil {
+			return err
+		}
+		if next > at {
+			at, moved = next, time.Now()
+		} else if time.Since(moved) > patience {
+			// Retention may have deleted the last ones meanwhile.
+			return fmt.Errorf("the brokers gave nothing for %v from offset %d on, before the end at %d", patience, at, p.LastOffset)
+		}
 	}
-	if r.Offset >= end-1 {
-		delete(left, r.Partition)
-	}
-	if r.Offset >= end || r.Attrs.IsControl() {
-		return nil
-	}
-	checkpoint := string(r.Value)
-	if _, err := ledger.PeekCheckpoint(checkpoint); err != nil {
-		return fmt.Errorf("partition %d, offset %d: %w", r.Partition, r.Offset, err)
-	}
-	return found(checkpoint)
+	return nil
 }
 
-// ends asks how far the partitions go, 0 for those that have no record now.
-func (t *topic) ends(ctx context.Context, client *kgo.Client) (map[int32]int64, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no broker answered within %v", patience))
-	defer cancel()
-	ends, err := t.offsets(ctx, client, -1)
-	if err == nil {
-		var starts map[int32]int64
-		if starts, err = t.offsets(ctx, client, -2); err == nil {
-			for p, start := range starts {
-				if start >= ends[p] {
-					ends[p] = 0
-				}
+func answerError(a *kafka.FetchResponse) error {
+	if a == nil {
+		return nil
+	}
+	return a.Error
+}
+
+// take gives the checkpoints of what was fetched from an offset on, unless they came
+// after the end, and says where to fetch next.
+func take(records kafka.RecordReader, at, end int64, found func(string) error) (next int64, err error) {
+	next = max(at, behindMarks(records))
+	for {
+		r, err := records.ReadRecord()
+		if errors.Is(err, io.EOF) {
+			return next, nil
+		}
+		if err != nil {
+			return next, err
+		}
+		value, err := kafka.ReadAll(r.Value)
+		if err != nil {
+			return next, fmt.Errorf("offset %d: %w", r.Offset, err)
+		}
+		if r.Offset < at || r.Offset >= end {
+			continue // a batch comes whole
+		}
+		next = max(next, r.Offset+1)
+		checkpoint := string(value)
+		if _, err := ledger.PeekCheckpoint(checkpoint); err != nil {
+			return next, fmt.Errorf("offset %d: %w", r.Offset, err)
+		}
+		if err := found(checkpoint); err != nil {
+			return next, err
+		}
+	}
+}
+
+// behindMarks is the offset behind the last mark of a transaction among records: marks
+// take offsets and are not read as records, and one may be the last before the end.
+func behindMarks(records kafka.RecordReader) (offset int64) {
+	if s, ok := records.(*protocol.RecordStream); ok {
+		for _, batch := range s.Records {
+			if mark, ok := batch.(*protocol.ControlBatch); ok {
+				offset = max(offset, mark.BaseOffset+1)
 			}
 		}
 	}
-	return ends, cmp.Or(context.Cause(ctx), err)
+	return offset
 }
 
-// offsets asks for one offset of each partition: -1 is the end, -2 the start
-// (Kafka protocol, ListOffsets).
-func (t *topic) offsets(ctx context.Context, client *kgo.Client, at int64) (map[int32]int64, error) {
-	meta := kmsg.NewPtrMetadataRequest()
-	meta.Topics = append(meta.Topics, kmsg.NewMetadataRequestTopic())
-	meta.Topics[0].Topic = kmsg.StringPtr(t.name)
-	known, err := meta.RequestWith(ctx, client)
+// offsets asks where the partitions begin and end.
+func (t *topic) offsets(ctx context.Context, client *kafka.Client) ([]kafka.PartitionOffsets, error) {
+	partitions, err := t.partitions(ctx, client)
 	if err != nil {
 		return nil, err
 	}
-	list := kmsg.NewListOffsetsRequestTopic()
-	list.Topic = t.name
-	for _, topic := range known.Topics {
-		if err := kerr.ErrorForCode(topic.ErrorCode); err != nil {
-			return nil, err
-		}
-		for _, p := range topic.Partitions {
-			ask := kmsg.NewListOffsetsRequestTopicPartition()
-			ask.Partition, ask.Timestamp = p.Partition, at
-			list.Partitions = append(list.Partitions, ask)
+	var ask []kafka.OffsetRequest
+	for _, p := range partitions {
+		ask = append(ask, kafka.FirstOffsetOf(p), kafka.LastOffsetOf(p))
+	}
+	answer, err := client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{t.name: ask}})
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range answer.Topics[t.name] {
+		if p.Error != nil {
+			return nil, fmt.Errorf("partition %d: %w", p.Partition, p.Error)
 		}
 	}
-	if len(list.Partitions) == 0 {
+	if n := len(answer.Topics[t.name]); n != len(partitions) {
+		return nil, fmt.Errorf("%d of %d partitions said how far they go", n, len(partitions))
+	}
+	return answer.Topics[t.name], nil
+}
+
+// partitions are the numbers of the topic's partitions, in order.
+func (t *topic) partitions(ctx context.Context, client *kafka.Client) ([]int, error) {
+	known, err := client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{t.name}})
+	if err != nil {
+		return nil, err
+	}
+	var numbers []int
+	for _, topic := range known.Topics {
+		if topic.Error != nil {
+			return nil, topic.Error
+		}
+		for _, p := range topic.Partitions {
+			numbers = append(numbers, p.ID)
+		}
+	}
+	if len(numbers) == 0 {
 		return nil, errors.New("the topic has no partitions")
 	}
-	req := kmsg.NewPtrListOffsetsRequest()
-	req.ReplicaID, req.Topics = -1, append(req.Topics, list)
-	got, err := req.RequestWith(ctx, client)
-	if err != nil {
-		return nil, err
-	}
-	out := map[int32]int64{}
-	for _, topic := range got.Topics {
-		for _, p := range topic.Partitions {
-			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-				return nil, fmt.Errorf("partition %d: %w", p.Partition, err)
-			}
-			out[p.Partition] = p.Offset
+	return numbers, nil
+}
+
+// patiently does something until it works, for as long as brokers may say nothing.
+// After each failure connections are made anew: leaders move.
+func patiently(ctx context.Context, renew func(), do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no broker did it within %v", patience))
+	defer cancel()
+	var why error // it did not work, as far as that was known before the time was up
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		err := do(ctx)
+		var said kafka.Error
+		if err == nil || errors.As(err, &said) && (!said.Temporary() || said == kafka.UnknownTopicOrPartition) {
+			return err
+		}
+		if ctx.Err() == nil || why == nil {
+			why = err
+		}
+		renew()
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w; the last time: %w", context.Cause(ctx), why)
 		}
 	}
-	if len(out) != len(list.Partitions) {
-		return nil, fmt.Errorf("%d of %d partitions said how far they go", len(out), len(list.Partitions))
-	}
-	return out, nil
 }

@@ -76,7 +76,7 @@ func (e *Emitter) raise(dir string, c *contradiction) {
 	e.raised[c.id()] = true
 	e.contradictions.Add(1)
 	if len(e.raised) > maxContradictions {
-		e.log.Error("THE AUDIT LOG CAN'T BE TRUSTED: it contradicts itself in ever new ways; more of them are not said", "address", e.cfg.Address)
+		e.log.Error("THE AUDIT LOG CAN'T BE TRUSTED: it contradicts itself in ever new ways; more of them are not said", "address", e.transport.String())
 		return
 	}
 	kept, earlier := 0, ""
@@ -90,7 +90,7 @@ func (e *Emitter) raise(dir string, c *contradiction) {
 		}
 	}
 	if earlier != "" {
-		e.log.Error("THE AUDIT LOG CAN'T BE TRUSTED: "+c.words+"; this was found before", "address", e.cfg.Address, "evidence", filepath.Join(dir, earlier))
+		e.log.Error("THE AUDIT LOG CAN'T BE TRUSTED: "+c.words+"; this was found before", "address", e.transport.String(), "evidence", filepath.Join(dir, earlier))
 		return
 	}
 	now := e.cfg.Now().UTC()
@@ -98,14 +98,14 @@ func (e *Emitter) raise(dir string, c *contradiction) {
 	c.file = contradictionFiles + now.Format("20060102T150405Z") + "-" + c.id() + ".txt"
 	err := fmt.Errorf("%d others are kept; look at them and move them away", kept)
 	if kept < maxContradictions {
-		err = replaceFile(filepath.Join(dir, c.file), c.text(now, e.cfg.Address, e.spool.emitter))
+		err = replaceFile(filepath.Join(dir, c.file), c.text(now, e.transport.String(), e.spool.emitter))
 	}
 	evidence := filepath.Join(dir, c.file)
 	if err != nil {
 		c.file, evidence = "", "can't be kept: "+err.Error()
 	}
 	e.log.Error("THE AUDIT LOG CAN'T BE TRUSTED: "+c.words+"; events are delivered to it all the same. Keep the evidence, and have the log verified by somebody who does not run it",
-		"address", e.cfg.Address, "evidence", evidence)
+		"address", e.transport.String(), "evidence", evidence)
 	e.alarms = append(e.alarms, c)
 	select {
 	case e.alarmed <- struct{}{}:

@@ -4,9 +4,10 @@
 // [Emitter.Emit] puts a record into a queue in memory: microseconds, no I/O. A
 // worker redacts it, gives it its sequence number and appends it to a spool on
 // disk; a shipper sends what the spool holds and forgets what was acknowledged.
-// The service may be away for as long as the spool's limit lasts.
+// The service may be away for as long as the spool's limit lasts. How events are
+// sent is a [Transport]: gRPC to the service, or a Kafka topic that it reads.
 //
-// Each answer of the service carries a signed checkpoint of its log. The shipper
+// Over gRPC each answer of the service carries a signed checkpoint of its log. The shipper
 // checks that the log only grows and keeps the newest checkpoint beside the spool;
 // a log that was cut, rewritten or replaced is said in the log, in a file and as an
 // event, and delivery goes on.
@@ -34,18 +35,19 @@ import (
 
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
-	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
 // Config of an emitter. The zero value of a field means its default.
 type Config struct {
-	// Address of the service, host:port.
+	// Address of the service's gRPC port, host:port; unless there is a Transport.
 	Address string
+	// Transport is another way than gRPC, such as one of package ingest/emit/kafka.
+	// The emitter closes it when it closes.
+	Transport Transport
 	// Name of what emits, such as the MCP server's name: it begins the emitter's
 	// id and names its spool folder.
 	Name string
@@ -65,7 +67,8 @@ type Config struct {
 	// each. Receipts must be signed with it or with a key that it handed over to.
 	// Default: what the service gives as its key at first is trusted from then on.
 	ServiceKey string
-	// Dial options of the connection; default: plaintext, to this machine alone.
+	// Dial options of the connection to Address; default: plaintext, to this machine
+	// alone.
 	Dial []grpc.DialOption
 	// Now is the clock; default time.Now.
 	Now func() time.Time
@@ -114,12 +117,11 @@ type Stats struct {
 
 // Emitter takes records and delivers them as events.
 type Emitter struct {
-	cfg    Config
-	redact *redact.Redactor
-	log    *slog.Logger
-	conn   *grpc.ClientConn
-	client pb.IngestServiceClient
-	keys   []string // of the service's logs, when they are configured
+	cfg       Config
+	redact    *redact.Redactor
+	log       *slog.Logger
+	transport Transport
+	keys      []string // of the service's logs, when they are configured
 
 	queue   chan Record
 	room    *semaphore.Weighted // bytes of the queue
@@ -157,8 +159,13 @@ type Emitter struct {
 // Open opens the emitter's spool and starts delivering. Nothing is printed; log
 // hears what an operator should know.
 func Open(cfg Config, r *redact.Redactor, log *slog.Logger) (*Emitter, error) {
-	if cfg.Spool == "" || cfg.Name == "" || cfg.Address == "" {
+	switch {
+	case cfg.Spool == "" || cfg.Name == "" || cfg.Address == "" && cfg.Transport == nil:
 		return nil, errors.New("open emitter: it needs the service's address, a name and a spool folder, and not all are given")
+	case cfg.Address != "" && cfg.Transport != nil:
+		return nil, errors.New("open emitter: there are an address and a transport; give one of them")
+	case cfg.ServiceKey != "" && cfg.Transport != nil && cfg.Transport.Ledger() == nil:
+		return nil, errors.New("open emitter: there is a key that receipts are checked with, and the transport gives no receipts; leave it out")
 	}
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -182,24 +189,19 @@ func Open(cfg Config, r *redact.Redactor, log *slog.Logger) (*Emitter, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.Dial == nil {
-		if err := Plaintext(cfg.Address); err != nil {
+	if cfg.Transport == nil {
+		if cfg.Transport, err = dialService(cfg); err != nil {
 			return nil, fmt.Errorf("open emitter: %w", err)
 		}
-		cfg.Dial = []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
-	}
-	conn, err := grpc.NewClient(cfg.Address, cfg.Dial...)
-	if err != nil {
-		return nil, fmt.Errorf("open emitter to %q: %w", cfg.Address, err)
 	}
 	s, err := openSlot(cfg)
 	if err != nil {
-		conn.Close()
+		cfg.Transport.Close()
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	e := &Emitter{
-		cfg: cfg, redact: r, log: log, conn: conn, client: pb.NewIngestServiceClient(conn), keys: keys,
+		cfg: cfg, redact: r, log: log, transport: cfg.Transport, keys: keys,
 		queue: make(chan Record, cfg.Queue), room: semaphore.NewWeighted(queueBytes), closing: make(chan struct{}), hurry: make(chan struct{}), cancel: cancel,
 		spool: s, sent: s.first(), wake: make(chan struct{}, 1), counted: make(chan struct{}), shipped: make(chan struct{}),
 		alarmed: make(chan struct{}, 1), raised: map[string]bool{},
@@ -240,7 +242,7 @@ func (e *Emitter) witnessOf(dir string) *witness {
 			others = append(others, d)
 		}
 	}
-	return openWitness(witness{address: e.cfg.Address, given: e.keys, service: pb.NewLedgerServiceClient(e.conn), log: e.log,
+	return openWitness(witness{address: e.transport.String(), given: e.keys, service: e.transport.Ledger(), log: e.log,
 		alarm: func(c *contradiction) { e.raise(dir, c) }}, dir, others)
 }
 
@@ -404,7 +406,7 @@ func (e *Emitter) shutDown(ctx context.Context) error {
 	e.cancel()
 	e.shipper.Wait()
 	e.witness.save(true)
-	e.conn.Close()
+	e.transport.Close()
 	var err error
 	if e.sent == e.spool.tail {
 		err = e.spool.renew()

@@ -6,14 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"time"
-
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
-
-	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
 const (
@@ -22,6 +14,10 @@ const (
 	firstWait  = 200 * time.Millisecond
 	maxWait    = 30 * time.Second
 	sweepEvery = 5 * time.Minute
+
+	sendTimeout  = 30 * time.Second // one batch
+	saidRefusals = 10               // of one batch, that the log hears of one by one
+	sayAgain     = time.Minute      // a reason that changes is said anew, not more often than this
 )
 
 // ship delivers the spool, oldest first, until ctx ends. One batch is under way
@@ -32,6 +28,7 @@ func (e *Emitter) ship(ctx context.Context) {
 	e.countBacklog()
 	close(e.counted)
 	wait, away := firstWait, false
+	said, saidAt := "", time.Time{} // why it is away
 	for {
 		e.mu.Lock()
 		from, tail := e.sent, e.spool.tail
@@ -69,14 +66,11 @@ func (e *Emitter) ship(ctx context.Context) {
 			}
 		}
 		last := e.isClosing() && away
-		if last {
-			e.reconnect(ctx)
-		}
 		delay, err := e.send(ctx, e.witness, records)
 		if err == nil {
 			e.delivered(to, len(records))
 			if away {
-				e.log.Info("the audit service takes events again", "address", e.cfg.Address)
+				e.log.Info("the audit service takes events again", "address", e.transport.String())
 			}
 			wait, away = firstWait, false
 			continue
@@ -84,10 +78,10 @@ func (e *Emitter) ship(ctx context.Context) {
 		if ctx.Err() != nil || last {
 			return
 		}
-		if !away {
-			away = true
+		if reason := err.Error(); !away || reason != said && time.Since(saidAt) > sayAgain {
+			away, said, saidAt = true, reason, time.Now()
 			e.log.Warn("the audit service does not take events; they are kept on disk and sent later",
-				"address", e.cfg.Address, "reason", status.Convert(err).Message())
+				"address", e.transport.String(), "reason", reason)
 		}
 		if delay == 0 {
 			delay = wait + rand.N(wait/2)
@@ -153,46 +147,29 @@ func (e *Emitter) delivered(to position, n int) {
 	e.pending.Add(-int64(n))
 }
 
-// reconnect has the next call try a connection anew, whatever came of the last.
-func (e *Emitter) reconnect(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, firstWait)
+// send delivers one batch and has its receipt checked. The delay is how long the
+// far end asked to wait, 0 when it did not ask.
+func (e *Emitter) send(ctx context.Context, w *witness, events [][]byte) (delay time.Duration, err error) {
+	known := w.known()
+	sending, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
-	e.conn.ResetConnectBackoff()
-	e.conn.WaitForStateChange(ctx, connectivity.TransientFailure)
-}
-
-// send delivers one batch and has its receipt checked. The delay is how long the service asked to wait, 0
-// when it did not ask.
-func (e *Emitter) send(ctx context.Context, w *witness, records [][]byte) (delay time.Duration, err error) {
-	req := &pb.PublishBatchRequest{SentAt: timestamppb.New(e.cfg.Now()), Known: w.known()}
-	for _, r := range records {
-		m := &pb.Event{}
-		if err := proto.Unmarshal(r, m); err != nil {
-			e.log.Error("reading an audit event of the spool; it is dropped", "error", err)
-			e.lost.Add(1)
-			continue
-		}
-		req.Events = append(req.Events, m)
-	}
-	sending, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	resp, err := e.client.PublishBatch(sending, req)
+	answer, err := e.transport.Deliver(sending, events, known)
 	if err != nil {
-		for _, d := range status.Convert(err).Details() {
-			if r, ok := d.(*errdetails.RetryInfo); ok {
-				delay = min(r.GetRetryDelay().AsDuration(), maxWait)
-			}
-		}
-		return delay, err
+		return min(answer.Wait, maxWait), err
 	}
-	for _, r := range resp.GetReceipt().GetRejected() {
+	for i, r := range answer.Refused {
 		e.rejected.Add(1)
-		e.log.Error("the audit service refused an event", "emitter_seq", r.GetEmitterSeq(), "reason", r.GetReason())
+		if i < saidRefusals {
+			e.log.Error("the audit service refused an event", "emitter_seq", r.Seq, "reason", r.Reason)
+		}
 	}
-	if resp.GetReceipt().GetClockOff() {
-		e.log.Warn("this machine's clock differs from the audit service's", "difference", resp.GetReceipt().GetClockSkew().AsDuration().String())
+	if n := len(answer.Refused) - saidRefusals; n > 0 {
+		e.log.Error("the audit service refused more events of the same batch", "events", n)
 	}
-	w.check(ctx, resp.GetReceipt(), req.GetKnown())
+	if answer.Receipt.GetClockOff() {
+		e.log.Warn("this machine's clock differs from the audit service's", "difference", answer.Receipt.GetClockSkew().AsDuration().String())
+	}
+	w.check(ctx, answer.Receipt, known)
 	return 0, nil
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -35,6 +37,10 @@ func start(cfg Config, stderr *os.File) (*server, error) {
 	defer outW.Close()
 	cmd := exec.Command(cfg.Command[0], cfg.Command[1:]...)
 	cmd.Stdin, cmd.Stdout = inR, outW
+	cmd.Env = slices.DeleteFunc(cmd.Environ(), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return slices.Contains(cfg.Withhold, name)
+	})
 	if stderr != nil {
 		cmd.Stderr = stderr
 	}

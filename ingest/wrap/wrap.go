@@ -37,6 +37,9 @@ type Emitter interface {
 type Config struct {
 	Command []string
 	Base    event.Event // who and where, the same for all events
+	// Withhold are environment variables that the server does not get: secrets of
+	// the audit, with which it could write events of its own.
+	Withhold []string
 	// FailClosed cuts the server off and stops it once an event was lost or a
 	// message could not be read: nothing more passes. What passed until then is not
 	// undone. Otherwise calls pass, and the loss is reported later.

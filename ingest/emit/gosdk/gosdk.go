@@ -59,6 +59,12 @@ type Options struct {
 	// Service is the address of the mcpaudit service, host:port; default
 	// $MCPAUDIT_SERVICE or 127.0.0.1:4777.
 	Service string
+	// Transport is another way than gRPC; Service and ServiceKey are left empty then.
+	// A Kafka topic that the service reads is one of package ingest/emit/kafka, which
+	// alone brings a Kafka client into the program:
+	//
+	//	kafka.Open("kafkas://kafka-1:9093,kafka-2:9093/mcp-audit", os.Getenv)
+	Transport emit.Transport
 	// ServiceKey is the public key of the service's log, or several, with spaces or
 	// commas between them; default $MCPAUDIT_SERVICE_KEY. Without one, what the
 	// service gives as its key at first is trusted from then on.
@@ -101,8 +107,10 @@ func (o *Options) setDefaults() {
 	set(&o.Tenant, os.Getenv("MCPAUDIT_TENANT"))
 	set(&o.Environment, os.Getenv("MCPAUDIT_ENVIRONMENT"))
 	set(&o.Principal, os.Getenv("MCPAUDIT_PRINCIPAL"))
-	set(&o.Service, os.Getenv("MCPAUDIT_SERVICE"), emit.DefaultService)
-	set(&o.ServiceKey, os.Getenv("MCPAUDIT_SERVICE_KEY"))
+	if o.Transport == nil {
+		set(&o.Service, os.Getenv("MCPAUDIT_SERVICE"), emit.DefaultService)
+		set(&o.ServiceKey, os.Getenv("MCPAUDIT_SERVICE_KEY"))
+	}
 	set(&o.Spool, emit.DefaultSpool(os.Getenv, home))
 	set(&o.KeyFile, os.Getenv("MCPAUDIT_REDACT_KEY_FILE"), keyfile.Default(os.Getenv, home))
 	if o.Flush == 0 {
@@ -180,7 +188,7 @@ func Open(o *Options) (*Auditor, error) {
 		if err != nil {
 			return nil, err
 		}
-		return emit.Open(emit.Config{Address: a.o.Service, ServiceKey: a.o.ServiceKey, Name: a.o.Server, Spool: a.o.Spool, Base: a.local}, r, a.o.Log)
+		return emit.Open(emit.Config{Address: a.o.Service, Transport: a.o.Transport, ServiceKey: a.o.ServiceKey, Name: a.o.Server, Spool: a.o.Spool, Base: a.local}, r, a.o.Log)
 	}, a.o.Log)
 	return a, err
 }
