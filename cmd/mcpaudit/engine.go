@@ -10,7 +10,7 @@ import (
 
 func engineCommand(s *surroundings) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "engine", Short: "Install or find the embedded ClickHouse engine",
+		Use: "engine", Short: "Install, find or serve the embedded ClickHouse engine",
 		Long: `The embedded engine is libchdb, ClickHouse as a library. It is needed where the
 service keeps events itself, without a ClickHouse server.`,
 	}
@@ -41,6 +41,6 @@ program holds, and unpack it (about 570 MB). Does nothing when it is there.`,
 			return err
 		},
 	}
-	cmd.AddCommand(install, path)
+	cmd.AddCommand(install, path, engineServeCommand(s))
 	return cmd
 }

@@ -27,20 +27,20 @@ type Batch struct {
 }
 
 // Append stores a batch, durably and once. After an error, append the same
-// batch again; nothing else may be appended under its token.
+// batch again; nothing else may be appended under its token. The store itself gives
+// the batch up when ctx's deadline has passed: an attempt may outlive it by the time
+// that a part takes to be written, and not by more.
 func (s *Store) Append(ctx context.Context, b Batch) error {
-	ctx = clickhouse.Context(ctx,
-		clickhouse.WithColumnNamesAndTypes(insertColumns),
-		clickhouse.WithSettings(clickhouse.Settings{
-			"insert_deduplication_token": b.Token,
-			// What the acknowledgement stands on, whatever the server's profile says: the
-			// answer comes after the rows, and a batch sent again is the same batch.
-			"async_insert":          0,
-			"wait_for_async_insert": 1,
-			"insert_deduplicate":    1,
-			// Skip indexes are made by merges: until then a part is small and read whole.
-			"materialize_skip_indexes_on_insert": 0,
-		}))
+	ctx = limited(ctx, 0, clickhouse.Settings{
+		"insert_deduplication_token": b.Token,
+		// What the acknowledgement stands on, whatever the server's profile says: the
+		// answer comes after the rows, and a batch sent again is the same batch.
+		"async_insert":          0,
+		"wait_for_async_insert": 1,
+		"insert_deduplicate":    1,
+		// Skip indexes are made by merges: until then a part is small and read whole.
+		"materialize_skip_indexes_on_insert": 0,
+	}, clickhouse.WithColumnNamesAndTypes(insertColumns))
 	insert, err := s.conn.PrepareBatch(ctx, insertEvents)
 	if err != nil {
 		return fmt.Errorf("append batch of %d events: %w", len(b.Events), err)
@@ -61,19 +61,6 @@ func (s *Store) Append(ctx context.Context, b Batch) error {
 		return fmt.Errorf("append batch of %d events: %w", len(b.Events), err)
 	}
 	return nil
-}
-
-// bounded is a context that ends with ctx and has no deadline of its own, and how many
-// seconds there are until ctx's, 0 for no end: of a deadline that it sees the driver
-// makes a limit for the server that is five seconds too long.
-func bounded(ctx context.Context) (without context.Context, seconds float64, cancel context.CancelFunc) {
-	at, ok := ctx.Deadline()
-	if !ok {
-		return ctx, 0, func() {}
-	}
-	without, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() { end(context.Cause(ctx)) })
-	return without, max(time.Until(at).Seconds(), 0.001), func() { stop(); end(nil) }
 }
 
 // insertColumns are the types in which events travel to the engine over HTTP.

@@ -19,7 +19,8 @@ import (
 // Finding is one version of a finding as it was told: a row of the table findings.
 // What its fields mean is in detect.Finding. Times are µs since 1970.
 type Finding struct {
-	Seq     uint64 // of what was told, from 1, without holes
+	Teller  string // who told it; empty for one that tells all there is
+	Seq     uint64 // of what the teller told, from 1, without holes
 	ToldAt  int64
 	ID      string // a UUID
 	Version uint32
@@ -44,19 +45,20 @@ type Finding struct {
 type Working struct{ Name, Value string }
 
 // FindingColumns are the columns that [ScanFinding] reads, in its order.
-const FindingColumns = "seq, told_at, finding_id, version, worse, rule, detector, severity, score, reason, observed, expected, " +
+const FindingColumns = "teller, seq, told_at, finding_id, version, worse, rule, detector, severity, score, reason, observed, expected, " +
 	"`workings.name`, `workings.value`, tenant, principal, agent_id, session_id, trace_id, server, target, emitter_id, " +
 	"started_at, last_seen_at, ended_at, opened_at, events, event_ids, state"
 
 // MaxFindings is how many rows one AppendFindings takes.
 const MaxFindings = 10_000
 
-// ErrToldTwice means that two services tell findings in one store.
+// ErrToldTwice means that two services tell the same findings in one store.
 var ErrToldTwice = errors.New("another service tells findings in this store")
 
-// AppendFindings stores what was told, all of it or nothing, durably and once; at
-// most MaxFindings rows. After an error, append the same rows again. The error is
-// ErrToldTwice when the store has other rows of the same seq.
+// AppendFindings stores what one teller told, all of it or nothing, durably and once;
+// at most MaxFindings rows. After an error, append the same rows again. The error is
+// ErrToldTwice when the store has other rows of the same teller and seq; these are
+// stored then, too.
 func (s *Store) AppendFindings(ctx context.Context, rows []Finding) error {
 	if len(rows) == 0 {
 		return nil
@@ -94,7 +96,7 @@ func findingsToken(rows []Finding) string {
 	h := sha256.New()
 	var b []byte
 	for i := range rows {
-		b = binary.BigEndian.AppendUint64(b[:0], rows[i].Seq)
+		b = binary.BigEndian.AppendUint64(append(b[:0], rows[i].Teller...), rows[i].Seq)
 		b = binary.BigEndian.AppendUint32(append(b, rows[i].ID...), rows[i].Version)
 		b = binary.BigEndian.AppendUint64(b, uint64(rows[i].ToldAt))
 		h.Write(b)
@@ -115,7 +117,7 @@ func appendFinding(insert driver.Batch, f *Finding) error {
 	for i, w := range f.Workings {
 		names[i], values[i] = w.Name, w.Value
 	}
-	return insert.Append(f.Seq, time.UnixMicro(f.ToldAt), id, f.Version, f.Worse, f.Rule, f.Detector, f.Severity, f.Score,
+	return insert.Append(f.Teller, f.Seq, time.UnixMicro(f.ToldAt), id, f.Version, f.Worse, f.Rule, f.Detector, f.Severity, f.Score,
 		f.Reason, f.Observed, f.Expected, names, values,
 		f.Tenant, f.Principal, f.AgentID, f.SessionID, f.TraceID, f.Server, f.Target, f.EmitterID,
 		time.UnixMicro(f.StartedAt), time.UnixMicro(f.LastSeenAt), time.UnixMicro(f.EndedAt), time.UnixMicro(f.OpenedAt),
@@ -129,8 +131,8 @@ func (s *Store) toldAlone(ctx context.Context, rows []Finding) error {
 		return nil
 	}
 	var n uint64
-	if err := s.conn.QueryRow(ctx, "SELECT count() FROM findings WHERE seq BETWEEN {from:UInt64} AND {to:UInt64}",
-		named("from", rows[0].Seq), named("to", rows[len(rows)-1].Seq)).Scan(&n); err != nil {
+	if err := s.conn.QueryRow(ctx, "SELECT count() FROM findings WHERE teller = {teller:String} AND seq BETWEEN {from:UInt64} AND {to:UInt64}",
+		named("teller", rows[0].Teller), named("from", rows[0].Seq), named("to", rows[len(rows)-1].Seq)).Scan(&n); err != nil {
 		return fmt.Errorf("look for others who tell findings: %w", err)
 	}
 	if n > uint64(len(rows)) {
@@ -146,7 +148,7 @@ func ScanFinding(rows driver.Rows) (*Finding, error) {
 	var ids []uuid.UUID
 	var names, values []string
 	var told, started, seen, ended, opened time.Time
-	if err := rows.Scan(&f.Seq, &told, &id, &f.Version, &f.Worse, &f.Rule, &f.Detector, &f.Severity, &f.Score,
+	if err := rows.Scan(&f.Teller, &f.Seq, &told, &id, &f.Version, &f.Worse, &f.Rule, &f.Detector, &f.Severity, &f.Score,
 		&f.Reason, &f.Observed, &f.Expected, &names, &values,
 		&f.Tenant, &f.Principal, &f.AgentID, &f.SessionID, &f.TraceID, &f.Server, &f.Target, &f.EmitterID,
 		&started, &seen, &ended, &opened, &f.Events, &ids, &f.State); err != nil {
@@ -166,18 +168,28 @@ func ScanFinding(rows driver.Rows) (*Finding, error) {
 	return f, nil
 }
 
-// LastTold is the seq of the last version that was told; 0 when there is none.
-func (s *Store) LastTold(ctx context.Context) (seq uint64, err error) {
-	if err := s.conn.QueryRow(ctx, "SELECT max(seq) FROM findings").Scan(&seq); err != nil {
+// LastTold is the seq of the last version that a teller told; 0 when there is none.
+func (s *Store) LastTold(ctx context.Context, teller string) (seq uint64, err error) {
+	if err := s.conn.QueryRow(ctx, "SELECT max(seq) FROM findings WHERE teller = {teller:String}", named("teller", teller)).Scan(&seq); err != nil {
 		return 0, fmt.Errorf("read what was told last: %w", err)
 	}
 	return seq, nil
 }
 
-// ToldAfter calls f with the newest version of each finding of which one was told
-// after seq, and whether the finding is open in it, in no order.
-func (s *Store) ToldAfter(ctx context.Context, seq uint64, f func(id string, version uint32, open bool)) error {
-	rows, err := s.conn.Query(ctx, "SELECT finding_id, max(version), argMax(state, version) = 'open' FROM findings WHERE seq > {seq:UInt64} GROUP BY finding_id", named("seq", seq))
+// ToldAfter calls f with the newest version of each finding of which the teller told
+// one after seq, and whether the finding is open in it, in no order.
+func (s *Store) ToldAfter(ctx context.Context, teller string, seq uint64, f func(id string, version uint32, open bool)) error {
+	return s.newest(ctx, f, "teller = {teller:String} AND seq > {seq:UInt64}", named("teller", teller), named("seq", seq))
+}
+
+// ToldByAll calls f with the newest version of every finding, whoever told it, and
+// whether the finding is open in it, in no order.
+func (s *Store) ToldByAll(ctx context.Context, f func(id string, version uint32, open bool)) error {
+	return s.newest(ctx, f, "1")
+}
+
+func (s *Store) newest(ctx context.Context, f func(id string, version uint32, open bool), which string, args ...any) error {
+	rows, err := s.conn.Query(ctx, "SELECT finding_id, max(version), argMax(state, version) = 'open' FROM findings WHERE "+which+" GROUP BY finding_id", args...)
 	if err != nil {
 		return fmt.Errorf("read what was told: %w", err)
 	}
@@ -197,12 +209,12 @@ func (s *Store) ToldAfter(ctx context.Context, seq uint64, f func(id string, ver
 	return nil
 }
 
-// OpenFindings reads the newest version of each finding that is open, the one that
-// was told first comes first.
+// OpenFindings reads the newest version of each finding that is open, teller by
+// teller, the one that was told first comes first.
 func (s *Store) OpenFindings(ctx context.Context) ([]Finding, error) {
 	// What is open is few among what was told: their numbers first, then the rows.
-	rows, err := s.conn.Query(ctx, "SELECT "+FindingColumns+` FROM findings WHERE seq IN (
-		SELECT argMax(seq, version) FROM findings GROUP BY finding_id HAVING argMax(state, version) = 'open') ORDER BY seq`)
+	rows, err := s.conn.Query(ctx, "SELECT "+FindingColumns+` FROM findings WHERE (finding_id, version) IN (
+		SELECT finding_id, max(version) FROM findings GROUP BY finding_id HAVING argMax(state, version) = 'open') ORDER BY teller, seq LIMIT 1 BY finding_id`)
 	if err != nil {
 		return nil, fmt.Errorf("read the open findings: %w", err)
 	}

@@ -72,18 +72,50 @@ func TestFindingsAreStoredOnceAndReadBack(t *testing.T) {
 	if got, want := readFindings(t, s), append(append([]store.Finding{}, first...), second...); !reflect.DeepEqual(got, want) {
 		t.Errorf("stored\n%+v\nwant\n%+v", got, want)
 	}
-	if last, err := s.LastTold(t.Context()); err != nil || last != 3 {
+	if last, err := s.LastTold(t.Context(), ""); err != nil || last != 3 {
 		t.Errorf("told last: %d, %v", last, err)
 	}
 	told := map[string]string{}
 	for seq, want := range map[uint64]map[string]string{0: {oneID: "2 false", twoID: "1 true"}, 2: {oneID: "2 false"}, 3: {}} {
 		clear(told)
-		if err := s.ToldAfter(t.Context(), seq, func(id string, version uint32, open bool) { told[id] = fmt.Sprint(version, open) }); err != nil || !reflect.DeepEqual(told, want) {
+		if err := s.ToldAfter(t.Context(), "", seq, func(id string, version uint32, open bool) { told[id] = fmt.Sprint(version, open) }); err != nil || !reflect.DeepEqual(told, want) {
 			t.Errorf("told after %d: %v, %v", seq, told, err)
 		}
 	}
 	open, err := s.OpenFindings(t.Context())
 	if err != nil || !reflect.DeepEqual(open, first[1:]) {
+		t.Errorf("open: %+v, %v", open, err)
+	}
+}
+
+// Each teller has numbers of its own; what was told of one finding by several is one.
+func TestTellersNumberForThemselves(t *testing.T) {
+	s := storetest.Open(t, t.TempDir())
+	r := rand.New(rand.NewPCG(5, 7))
+	all, half := aFinding(r, 1, oneID, 1, "open"), aFinding(r, 1, twoID, 1, "open")
+	half.Teller = "detect-0of2"
+	more := aFinding(r, 2, oneID, 2, "open")
+	more.Teller = half.Teller
+	for _, f := range []store.Finding{all, half, more} {
+		if err := s.AppendFindings(t.Context(), []store.Finding{f}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for teller, want := range map[string]uint64{"": 1, "detect-0of2": 2, "detect-1of2": 0} {
+		if last, err := s.LastTold(t.Context(), teller); err != nil || last != want {
+			t.Errorf("%q told %d last, %v; want %d", teller, last, err, want)
+		}
+	}
+	told := map[string]string{}
+	note := func(id string, version uint32, open bool) { told[id] = fmt.Sprint(version, open) }
+	if err := s.ToldAfter(t.Context(), half.Teller, 1, note); err != nil || !reflect.DeepEqual(told, map[string]string{oneID: "2 true"}) {
+		t.Errorf("told after 1: %v, %v", told, err)
+	}
+	clear(told)
+	if err := s.ToldByAll(t.Context(), note); err != nil || !reflect.DeepEqual(told, map[string]string{oneID: "2 true", twoID: "1 true"}) {
+		t.Errorf("told by all: %v, %v", told, err)
+	}
+	if open, err := s.OpenFindings(t.Context()); err != nil || !reflect.DeepEqual(open, []store.Finding{half, more}) {
 		t.Errorf("open: %+v, %v", open, err)
 	}
 }

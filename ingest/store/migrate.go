@@ -44,8 +44,8 @@ func (s *Store) Migrate(ctx context.Context, now time.Time) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.conn.Exec(ctx, createMigrations); err != nil {
-		return nil, fmt.Errorf("create the table of schema migrations: %w", err)
+	if err := s.recordMigrations(ctx); err != nil {
+		return nil, err
 	}
 	applied, err := s.appliedMigrations(ctx)
 	if err != nil {
@@ -65,7 +65,7 @@ func (s *Store) Migrate(ctx context.Context, now time.Time) ([]string, error) {
 			continue
 		}
 		for i, stmt := range m.statements {
-			if err := s.conn.Exec(ctx, stmt); err != nil {
+			if err := s.define(ctx, stmt); err != nil {
 				return names, fmt.Errorf("apply statement %d of schema file %s: %w", i+1, m.name, err)
 			}
 		}
@@ -75,25 +75,82 @@ func (s *Store) Migrate(ctx context.Context, now time.Time) ([]string, error) {
 		}
 		names = append(names, m.name)
 	}
-	return names, s.checkTables(ctx)
+	if err := s.checkTables(ctx); err != nil {
+		return names, err
+	}
+	// Who migrates goes on to resume a log and a reader's place: by what all replicas have.
+	return names, s.settle(ctx, "logs", "ledger", "events", "findings", "cursors", "detector_state")
+}
+
+// recordMigrations makes the table in which migrations are recorded, when it is not
+// there: an account that may not create tables serves a store that is up to date.
+func (s *Store) recordMigrations(ctx context.Context) error {
+	var there uint64
+	if err := s.conn.QueryRow(ctx, "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'schema_migrations'").Scan(&there); err != nil {
+		return fmt.Errorf("look for the table of schema migrations: %w", err)
+	}
+	if there > 0 {
+		return nil
+	}
+	if s.layout.cluster != "" { // first: the table of migrations says that it is there
+		if err := s.conn.Exec(ctx, s.layout.createParts()); err != nil {
+			return fmt.Errorf("create the table %s: %w", clusterParts, err)
+		}
+	}
+	if err := s.define(ctx, strings.TrimSpace(createMigrations)); err != nil {
+		return fmt.Errorf("create the table of schema migrations: %w", err)
+	}
+	return nil
 }
 
 // checkTables refuses tables that were made by other hands without what the
-// promises stand on.
+// promises stand on, and those of another layout.
 func (s *Store) checkTables(ctx context.Context) error {
 	for _, table := range []string{"events", "ledger", "findings", "finding_actions"} {
-		var engine string
-		if err := s.conn.QueryRow(ctx, "SELECT max(engine_full) FROM system.tables WHERE database = currentDatabase() AND name = {table:String}", named("table", table)).Scan(&engine); err != nil {
-			return fmt.Errorf("look at the table %s: %w", table, err)
+		if err := s.checkTable(ctx, table); err != nil {
+			return err
 		}
-		want := []string{"fsync_after_insert = 1", "fsync_part_directory = 1"}
-		if !strings.HasPrefix(engine, "Replicated") { // there, deduplication is on by default
-			want = append(want, "non_replicated_deduplication_window = 1000")
+	}
+	return nil
+}
+
+func (s *Store) checkTable(ctx context.Context, table string) error {
+	engineOf := func(name string) (engine string, err error) {
+		if err := s.conn.QueryRow(ctx, "SELECT max(engine_full) FROM system.tables WHERE database = currentDatabase() AND name = {table:String}", named("table", name)).Scan(&engine); err != nil {
+			return "", fmt.Errorf("look at the table %s: %w", name, err)
 		}
-		for _, setting := range want {
-			if !strings.Contains(engine, setting) {
-				return fmt.Errorf("migrate store: the table %s lacks %q, without which what was acknowledged could be lost or stored twice; set it with ALTER TABLE %s MODIFY SETTING", table, setting, table)
-			}
+		return engine, nil
+	}
+	local := s.layout.local(table)
+	engine, err := engineOf(local)
+	if err != nil {
+		return err
+	}
+	replicated := strings.HasPrefix(engine, "Replicated")
+	switch {
+	case s.layout.cluster != "" && !replicated:
+		return fmt.Errorf("migrate store: the table %s is not replicated: this store was made without store.cluster, and can't become one of a cluster; give the cluster a database of its own", local)
+	case s.layout.cluster == "" && (strings.HasPrefix(engine, "Distributed") || replicated && strings.Contains(engine, "/all/"+table+"'")):
+		return fmt.Errorf("migrate store: the table %s is one of a cluster; set store.cluster to its name", table)
+	}
+	if local != table {
+		switch way, err := engineOf(table); {
+		case err != nil:
+			return err
+		case !strings.HasPrefix(way, "Distributed"):
+			return fmt.Errorf("migrate store: the table %s is not the way to %s on all shards; give the cluster a database of its own", table, local)
+		}
+	}
+	want := []string{"fsync_after_insert = 1", "fsync_part_directory = 1"}
+	switch {
+	case s.layout.cluster != "":
+		want = append(want, "min_compressed_bytes_to_fsync_after_fetch = 1", "replicated_deduplication_window = 10000", "replicated_deduplication_window_seconds = 604800")
+	case !replicated: // there, deduplication is on by default
+		want = append(want, "non_replicated_deduplication_window = 1000")
+	}
+	for _, setting := range want {
+		if !strings.Contains(engine, setting) {
+			return fmt.Errorf("migrate store: the table %s lacks %q, without which what was acknowledged could be lost or stored twice; set it with ALTER TABLE %s MODIFY SETTING", local, setting, local)
 		}
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -110,7 +111,9 @@ func (s *Store) Rival(ctx context.Context, log string, last uint64, since time.T
 // inserts come faster than merges.
 func (s *Store) Parts(ctx context.Context) (uint64, error) {
 	var n uint64
-	if err := s.conn.QueryRow(ctx, "SELECT count() FROM system.parts WHERE active AND database = currentDatabase() AND table = 'events'").Scan(&n); err != nil {
+	// Of the shard that has most: an insert may go there.
+	if err := s.conn.QueryRow(ctx, "SELECT max(n) FROM (SELECT count() AS n FROM "+s.layout.parts()+" WHERE active AND database = currentDatabase() AND table = {table:String} GROUP BY hostName())",
+		named("table", s.layout.local("events"))).Scan(&n); err != nil {
 		return 0, fmt.Errorf("count parts: %w", err)
 	}
 	return n, nil
@@ -147,8 +150,45 @@ func (s *Store) Sizes(ctx context.Context) (total uint64, columns []ColumnSize, 
 
 // Merge merges all parts now. It is for measuring: the engine merges by itself.
 func (s *Store) Merge(ctx context.Context) error {
-	if err := s.conn.Exec(ctx, "OPTIMIZE TABLE events FINAL"); err != nil {
+	if err := s.define(ctx, "OPTIMIZE TABLE events FINAL"); err != nil {
 		return fmt.Errorf("merge parts: %w", err)
 	}
 	return nil
+}
+
+// BatchID names a batch.
+type BatchID struct {
+	LogID string
+	Batch uint64
+}
+
+// UnsealedOfOthers are the batches of logs other than own that are stored and that no
+// entry of the ledger seals: each was stored a moment ago, or its instance ended before
+// it came to that. Lost logs are left out.
+func (s *Store) UnsealedOfOthers(ctx context.Context, own string, lost []string) ([]BatchID, error) {
+	if err := s.settle(ctx, "logs", "ledger", "events"); err != nil {
+		return nil, err
+	}
+	logs, err := s.Logs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []BatchID
+	for _, l := range logs {
+		if l.ID == own || slices.Contains(lost, l.ID) {
+			continue
+		}
+		var last uint64
+		if err := s.conn.QueryRow(ctx, "SELECT max(batch) FROM ledger WHERE log_id = {id:String}", named("id", l.ID)).Scan(&last); err != nil {
+			return nil, fmt.Errorf("look for the last entry of log %q: %w", l.ID, err)
+		}
+		batches, err := s.Unsealed(ctx, l.ID, last)
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range batches {
+			out = append(out, BatchID{l.ID, b})
+		}
+	}
+	return out, nil
 }

@@ -116,8 +116,8 @@ func (s *Store) Expiring(ctx context.Context, day uint16) (out []Expiring, err e
 // MonthSize is what the events that expire in a month take on disk, in bytes, and
 // how many there are.
 func (s *Store) MonthSize(ctx context.Context, month uint16) (bytes, events uint64, err error) {
-	err = s.conn.QueryRow(ctx, "SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = currentDatabase() AND table = 'events' AND partition_id = {id:String}",
-		named("id", partitionID(month))).Scan(&bytes)
+	err = s.conn.QueryRow(ctx, "SELECT sum(bytes_on_disk) FROM "+s.layout.parts()+" WHERE active AND database = currentDatabase() AND table = {table:String} AND partition_id = {id:String}",
+		named("table", s.layout.local("events")), named("id", partitionID(month))).Scan(&bytes)
 	if err == nil {
 		err = s.conn.QueryRow(ctx, "SELECT count() FROM events WHERE expires_month = toDate({month:UInt16})", named("month", month)).Scan(&events)
 	}
@@ -331,7 +331,7 @@ func wholesale(ctx context.Context) context.Context {
 
 // DropMonth removes all events that expire in a month, at once.
 func (s *Store) DropMonth(ctx context.Context, month uint16) error {
-	if err := s.conn.Exec(wholesale(ctx), "ALTER TABLE events DROP PARTITION ID '"+partitionID(month)+"'"); err != nil {
+	if err := s.define(wholesale(ctx), "ALTER TABLE events DROP PARTITION ID '"+partitionID(month)+"'"); err != nil {
 		return fmt.Errorf("drop the events that expire in %s: %w", monthName(month), mayNot(err))
 	}
 	return nil
@@ -339,7 +339,7 @@ func (s *Store) DropMonth(ctx context.Context, month uint16) error {
 
 // Unstage removes what an earlier run has left of a month that it did not finish.
 func (s *Store) Unstage(ctx context.Context) error {
-	if err := s.conn.Exec(wholesale(ctx), "DROP TABLE IF EXISTS "+retained+" SYNC"); err != nil {
+	if err := s.define(wholesale(ctx), "DROP TABLE IF EXISTS "+retained+" SYNC"); err != nil {
 		return fmt.Errorf("remove the table %s: %w", retained, mayNot(err))
 	}
 	return nil
@@ -350,7 +350,7 @@ func (s *Store) Stage(ctx context.Context) error {
 	if err := s.Unstage(ctx); err != nil {
 		return err
 	}
-	if err := s.conn.Exec(ctx, "CREATE TABLE "+retained+" AS events"); err != nil {
+	if err := s.define(ctx, "CREATE TABLE "+retained+" AS events"); err != nil {
 		return fmt.Errorf("create the table %s: %w", retained, mayNot(err))
 	}
 	return nil
@@ -395,7 +395,11 @@ func (s *Store) Staged(ctx context.Context) (n uint64, err error) {
 // ReplaceMonth puts what was gathered in the place of all events that expire in a
 // month, at once: no reader sees less of them.
 func (s *Store) ReplaceMonth(ctx context.Context, month uint16) error {
-	if err := s.conn.Exec(wholesale(ctx), "ALTER TABLE events REPLACE PARTITION ID '"+partitionID(month)+"' FROM "+retained); err != nil {
+	ctx, err := s.replacing(ctx)
+	if err != nil {
+		return fmt.Errorf("replace the events that expire in %s by those that stay: %w", monthName(month), err)
+	}
+	if err := s.define(ctx, "ALTER TABLE events REPLACE PARTITION ID '"+partitionID(month)+"' FROM "+retained); err != nil {
 		return fmt.Errorf("replace the events that expire in %s by those that stay: %w", monthName(month), mayNot(err))
 	}
 	return nil

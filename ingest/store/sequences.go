@@ -24,6 +24,10 @@ const MaxRuns = 1024
 // and a few KiB of memory for each 65,536 numbers. A number that is stored twice,
 // which only a second writer brings about, counts once.
 func (s *Store) Sequences(ctx context.Context, emitters []string) (map[string][]Run, error) {
+	// An insert of who had the emitter before may not be visible everywhere yet.
+	if err := s.settle(ctx, "events"); err != nil {
+		return nil, fmt.Errorf("read sequences of %d emitters: %w", len(emitters), err)
+	}
 	known := make(map[string]bool, len(emitters))
 	for _, e := range emitters {
 		known[e] = true

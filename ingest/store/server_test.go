@@ -54,6 +54,11 @@ func TestFindingsThatAnotherServiceTellsAreNoticed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	others := []Finding{mine[0]}
+	others[0].Teller = "detect-0of2"
+	if err := server.AppendFindings(t.Context(), others); err != nil {
+		t.Errorf("another teller's number 1: %v", err)
+	}
 	theirs := []Finding{mine[0]}
 	theirs[0].ToldAt = 6
 	if err := server.AppendFindings(t.Context(), theirs); !errors.Is(err, ErrToldTwice) {

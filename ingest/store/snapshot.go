@@ -82,6 +82,9 @@ func (s *Store) saveChunks(ctx context.Context, n *Snapshot, from int, chunks []
 
 // Snapshots are the heads of a reader's snapshots, the newest first; at most two.
 func (s *Store) Snapshots(ctx context.Context, name string) ([]Snapshot, error) {
+	if err := s.settle(ctx, "cursors", "detector_state", "findings"); err != nil {
+		return nil, fmt.Errorf("read the positions of reader %s: %w", name, err)
+	}
 	rows, err := s.conn.Query(ctx, "SELECT slot, snapshot, written_at, positions, told, chunks, size, digest FROM cursors WHERE name = {name:String} ORDER BY snapshot DESC LIMIT 1 BY slot",
 		named("name", name))
 	if err != nil {
@@ -100,6 +103,27 @@ func (s *Store) Snapshots(ctx context.Context, name string) ([]Snapshot, error) 
 		return nil, fmt.Errorf("read the positions of reader %s: %w", name, err)
 	}
 	return out, nil
+}
+
+// SnapshotNames are the readers that have snapshots, of those whose names begin with
+// a text.
+func (s *Store) SnapshotNames(ctx context.Context, prefix string) (names []string, err error) {
+	rows, err := s.conn.Query(ctx, "SELECT DISTINCT toString(name) FROM cursors WHERE startsWith(name, {prefix:String}) ORDER BY 1", named("prefix", prefix))
+	if err != nil {
+		return nil, fmt.Errorf("read which readers have snapshots: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, fmt.Errorf("read which readers have snapshots: %w", err)
+		}
+		names = append(names, name)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read which readers have snapshots: %w", err)
+	}
+	return names, nil
 }
 
 // LastSnapshot is the highest number of a reader's snapshots, those included that were

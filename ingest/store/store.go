@@ -32,6 +32,10 @@ type Config struct {
 	// DSN of a server: clickhouse://user:password@host:9000/database (native
 	// protocol) or http://…, https://…. Empty: the engine in process.
 	DSN string
+	// Cluster is what the server's configuration (remote_servers) calls the cluster
+	// over which the store is spread; empty for a server that has all of it. See
+	// cluster.go.
+	Cluster string
 	// Path is the data folder of the engine in process. It is made when missing
 	// and belongs to one process at a time.
 	Path string
@@ -45,7 +49,13 @@ type Config struct {
 // Validate says what is wrong with a configuration before anything is opened.
 // The DSN is never part of the message: it holds a password.
 func (c Config) Validate() error {
+	if c.Cluster != "" && !clusterName.MatchString(c.Cluster) {
+		return fmt.Errorf("store: cluster %q is not a name of 1 to 64 letters, digits, dots, dashes and underscores", c.Cluster)
+	}
 	if c.DSN == "" {
+		if c.Cluster != "" {
+			return errors.New("store: cluster is set and dsn is empty; name one of the cluster's servers in dsn")
+		}
 		if c.Path == "" {
 			return errors.New("store: path is empty; name a data folder, or a server in dsn")
 		}
@@ -69,6 +79,7 @@ func (c Config) Validate() error {
 // Store is an open store. Its methods may be called by many goroutines.
 type Store struct {
 	conn   driver.Conn
+	layout layout
 	engine *embedded.Engine  // nil on a server
 	raw    http.RoundTripper // to the engine, for what the driver can't do; nil on a server
 	// readers has a token for each Query that may run: the rest of the connections
@@ -119,8 +130,11 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	opt.MaxOpenConns, opt.MaxIdleConns = connections, connections
 	conn, err := clickhouse.Open(opt)
 	if err == nil {
-		s.conn = conn
-		err = conn.Ping(ctx)
+		s.conn = discreet{conn}
+		err = s.conn.Ping(ctx)
+	}
+	if err == nil && c.Cluster != "" {
+		err = s.openCluster(ctx, opt, c.Cluster)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", errors.Join(err, s.Close()))
@@ -176,14 +190,13 @@ func (l Limits) withDefaults() Limits {
 func (s *Store) Query(ctx context.Context, l Limits, sql string, args ...any) (driver.Rows, error) {
 	l = l.withDefaults()
 	settings := clickhouse.Settings{
-		"max_execution_time": l.Time.Seconds(),
-		"max_memory_usage":   l.Memory,
+		"max_memory_usage": l.Memory,
 	}
 	if l.Rows > 0 {
 		settings["max_rows_to_read"] = l.Rows
 	}
 	ctx, span := startSpan(ctx, sql)
-	rows, err := s.read(clickhouse.Context(ctx, clickhouse.WithSettings(settings)), sql, args)
+	rows, err := s.read(limited(ctx, l.Time, settings), sql, args)
 	if err != nil || !span.IsRecording() {
 		endSpan(span, err)
 		return rows, err

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -214,18 +215,25 @@ func (e *Engine) Transport(*http.Transport) (http.RoundTripper, error) { return 
 // Version is that of the ClickHouse inside, such as "26.7.2.1".
 func (e *Engine) Version() string { return e.version }
 
-// acquire waits for a connection. It gives up when ctx ends or Close begins.
-func (e *Engine) acquire(ctx context.Context) (*conn, error) {
+// acquire waits for a connection. It gives up when ctx ends, when Close begins, and
+// after patience, when that is not 0.
+func (e *Engine) acquire(ctx context.Context, patience time.Duration) (*conn, error) {
 	select {
 	case <-e.closing:
 		return nil, ErrClosed
 	default:
+	}
+	var enough <-chan time.Time // never, without a limit
+	if patience > 0 {
+		enough = time.After(patience)
 	}
 	select {
 	case <-e.closing:
 		return nil, ErrClosed
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	case <-enough:
+		return nil, refuse(codeTooMany, "TOO_MANY_SIMULTANEOUS_QUERIES", fmt.Sprintf("all %d connections were busy for %s", cap(e.idle), patience))
 	case c := <-e.idle:
 		if c != nil {
 			return c, nil

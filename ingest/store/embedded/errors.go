@@ -49,6 +49,9 @@ const (
 	codeUnknownSetting = 115
 	codeNotImplemented = 48
 	codeNoData         = 108
+	codeTooSlow        = 159
+	codeTooMany        = 202
+	codeNotLetIn       = 516
 	codeReadFailed     = 1000
 )
 

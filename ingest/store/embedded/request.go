@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // maxStatement bounds a statement's text, in bytes. Rows do not count when
@@ -21,8 +22,20 @@ type request struct {
 	database string
 	settings map[string]string
 	params   []parameter
-	protocol uint64 // client_protocol_version
+	protocol uint64    // client_protocol_version
+	deadline time.Time // by max_execution_time, from the arrival; zero for none
 }
+
+// overdue is the error of a statement whose max_execution_time is over, else nil.
+func (r *request) overdue() error {
+	if r.deadline.IsZero() || time.Now().Before(r.deadline) {
+		return nil
+	}
+	return refuse(codeTooSlow, "TIMEOUT_EXCEEDED", "Timeout exceeded: the rows of the insert did not come within "+r.settings[timeLimit]+" s")
+}
+
+// timeLimit is the setting that bounds a statement's time, in seconds.
+const timeLimit = "max_execution_time"
 
 // notSettings are the URL parameters of ClickHouse's HTTP interface that are
 // no settings. Those without a session, a user or a network to act on are
@@ -71,6 +84,9 @@ func parseRequest(req *http.Request) (*request, error) {
 		if value := query.Get(given.name); value != "" {
 			*given.into = value
 		}
+	}
+	if seconds, err := strconv.ParseFloat(r.settings[timeLimit], 64); err == nil && seconds > 0 && seconds < 1e9 {
+		r.deadline = time.Now().Add(time.Duration(seconds * float64(time.Second)))
 	}
 	r.protocol, _ = strconv.ParseUint(query.Get("client_protocol_version"), 10, 32)
 	if r.sql != "" {

@@ -25,7 +25,13 @@ import (
 // returns. Once its last byte is with the engine it is no longer abandoned:
 // the answer then is the outcome, even if the context has ended meanwhile.
 func (e *Engine) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := e.serve(req)
+	return e.answer(req, 0)
+}
+
+// answer is RoundTrip that waits for a connection no longer than patience, when
+// that is not 0.
+func (e *Engine) answer(req *http.Request, patience time.Duration) (*http.Response, error) {
+	resp, err := e.serve(req, patience)
 	if req.Body != nil {
 		req.Body.Close()
 	}
@@ -35,7 +41,7 @@ func (e *Engine) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-func (e *Engine) serve(req *http.Request) (*http.Response, error) {
+func (e *Engine) serve(req *http.Request, patience time.Duration) (*http.Response, error) {
 	ctx := req.Context()
 	if req.Body != nil {
 		// A producer that stalls must not hold a connection after ctx has ended.
@@ -48,7 +54,7 @@ func (e *Engine) serve(req *http.Request) (*http.Response, error) {
 	if strings.TrimSpace(r.sql) == helloQuery && r.protocol > 0 {
 		return e.hello(req, r.protocol)
 	}
-	c, err := e.acquire(ctx)
+	c, err := e.acquire(ctx, patience)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +97,7 @@ func (e *Engine) run(req *http.Request, r *request, c *conn) (*http.Response, *c
 	}
 	if r.data != nil {
 		if insert && a.class == mutating {
-			if err := e.insert(req.Context(), c, head, format, r.data); err != nil {
+			if err := e.insert(req.Context(), c, r, head, format); err != nil {
 				return nil, c, err
 			}
 			return newResponse(req, http.StatusOK, http.NoBody, 0), c, nil
@@ -112,8 +118,17 @@ func (e *Engine) run(req *http.Request, r *request, c *conn) (*http.Response, *c
 			return e.stream(req, r, c)
 		}
 	}
+	done := func() {}
+	if a.class == readOnly {
+		// What changes something is not stopped half-way: it has its time limit.
+		done = e.whileRunning(req.Context(), c.mark)
+	}
 	result, err := e.lib.query(c.handle(), r.sql, r.format, r.params)
+	done()
 	if err != nil {
+		if a.class == readOnly && req.Context().Err() != nil {
+			err = req.Context().Err()
+		}
 		return nil, c, err
 	}
 	return newResponse(req, http.StatusOK, bytes.NewReader(result), int64(len(result))), c, nil
@@ -157,11 +172,16 @@ const appendSize = 1 << 20
 // insert streams body into an insert. Unless it returns nil, no block is
 // stored that had not been complete when it failed; a driver's batch is one
 // block.
-func (e *Engine) insert(ctx context.Context, c *conn, head, format string, body io.Reader) error {
-	buffer := make([]byte, appendSize)
-	n, readErr := io.ReadFull(body, buffer)
+//
+// Nothing is stored either of an insert whose rows come so slowly that its
+// max_execution_time, counted from its arrival, is over before the last of them. From
+// there on the engine's own clock holds, which it looks at between blocks: one that is
+// being written is written.
+func (e *Engine) insert(ctx context.Context, c *conn, r *request, head, format string) error {
+	body, buffer := r.data, make([]byte, appendSize)
+	n, readErr := fill(body, buffer)
 	if n == 0 {
-		if readErr == io.EOF {
+		if errors.Is(readErr, io.EOF) {
 			// The driver closes the body like this, and takes a success for an
 			// answer, when it could not encode a batch: columns of unequal length.
 			return refuse(codeNoData, "NO_DATA_TO_INSERT", "the insert has no rows: its body is empty")
@@ -183,21 +203,39 @@ func (e *Engine) insert(ctx context.Context, c *conn, head, format string, body 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if err := r.overdue(); err != nil {
+			return err
+		}
 		if n > 0 && e.lib.streamAppend(stream, unsafe.Pointer(&buffer[0]), uintptr(n)) != 0 {
 			break // done tells why
 		}
-		if readErr == io.EOF || readErr == io.ErrUnexpectedEOF {
+		if errors.Is(readErr, io.EOF) {
 			break
 		}
 		if readErr != nil {
 			return fmt.Errorf("read insert: %w", readErr)
 		}
-		n, readErr = io.ReadFull(body, buffer)
+		n, readErr = fill(body, buffer)
 	}
 	runtime.KeepAlive(buffer)
+	if err := r.overdue(); err != nil {
+		return err
+	}
 	result := e.lib.streamDone(stream)
 	defer e.lib.destroyQueryResult(result)
 	return e.lib.errorOf(result)
+}
+
+// fill reads until the buffer is full or the body has ended, with io.EOF alone when
+// it has ended as its sender meant. A body over a network that breaks off says
+// io.ErrUnexpectedEOF, which io.ReadFull would also say of a whole one.
+func fill(body io.Reader, buffer []byte) (n int, err error) {
+	for n < len(buffer) && err == nil {
+		var more int
+		more, err = body.Read(buffer[n:])
+		n += more
+	}
+	return n, err
 }
 
 // stream starts a SELECT and answers as soon as its first block is there, so

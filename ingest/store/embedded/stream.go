@@ -23,6 +23,7 @@ type stream struct {
 	rest   []byte         // what of it has not been read: a view of result
 	ended  bool           // no further block
 	tail   io.Reader      // an exception to append, or nothing
+	broken bool           // tail is an exception
 	closed bool
 }
 
@@ -122,7 +123,7 @@ func (s *stream) Read(p []byte) (int, error) {
 		}
 		if err != nil {
 			s.giveBack()
-			s.tail = strings.NewReader(newEngineError(err.Error()).framed())
+			s.tail, s.broken = strings.NewReader(newEngineError(err.Error()).framed()), true
 			return s.tail.Read(p)
 		}
 		if s.ended {
@@ -145,6 +146,14 @@ func (s *stream) Close() error {
 	s.closed = true
 	s.giveBack()
 	return nil
+}
+
+// failed says that the result ended in an exception, which is in the body's last
+// bytes.
+func (s *stream) failed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.broken
 }
 
 // failing is a reader that gives an error again and again.

@@ -25,12 +25,20 @@ func Library(t testing.TB) string {
 	return path
 }
 
+// Server, when a package's tests have set it, says which database of a server stands
+// for a data folder: Open opens its stores there. See internal/enginetest.
+var Server func(t testing.TB, dir string) (dsn string)
+
 // Open opens the store in dir, migrated, and closes it when the test ends. A
 // process has one embedded store open at a time: tests that use it don't run in
 // parallel.
 func Open(t testing.TB, dir string) *store.Store {
 	t.Helper()
-	s, err := store.Open(context.Background(), store.Config{Path: dir, Library: Library(t)})
+	config := store.Config{Path: dir, Library: Library(t)}
+	if Server != nil {
+		config = store.Config{DSN: Server(t, dir)}
+	}
+	s, err := store.Open(context.Background(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
