@@ -136,9 +136,10 @@ func (d *emitterSilent) sender(among *Groups[sender], k Key, v *Seen, emitter st
 
 // Advance looks for those whose time has come. Only who was not heard for Least can
 // be one of them, and of these most are not due for long: they are looked at again
-// when the first of them is.
+// when the first of them is, at a full minute: when somebody is told of must not
+// depend on whom else there is to look at.
 func (d *emitterSilent) Advance(clock int64, out *Out) {
-	if d.ended || clock < d.state.Next {
+	if d.ended || clock < d.state.Next || clock%silenceLook != 0 {
 		return
 	}
 	next := clock + farthest

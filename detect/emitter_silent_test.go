@@ -128,3 +128,31 @@ func TestEmitterSilentHostile(t *testing.T) {
 	})
 	t.Log(n)
 }
+
+// When somebody is told of does not depend on whom else there is: shares of the work
+// have others beside it than all of it has.
+func TestWhenSilenceIsToldIsNobodyElsesDoing(t *testing.T) {
+	var both, one []*event.Event
+	for at := time.Duration(0); at < 27*time.Hour; at += 10 * time.Second {
+		if at%(30*time.Second) == 0 && at >= 90*time.Second && at < 26*time.Hour {
+			e := call(at, "p", "files", "read")
+			one, both = append(one, e), append(both, e)
+		}
+		if at%(20*time.Second) == 0 {
+			e := call(at+1, "p", "mail", "send")
+			e.Tenant, e.EmitterID = "other", "another"
+			both = append(both, e)
+		}
+	}
+	opened := func(events []*event.Event) (at int64) {
+		for _, f := range feedFor(t, DefaultEmitterSilent(), events) {
+			if f.Server == "files" {
+				at = f.OpenedAt
+			}
+		}
+		return at
+	}
+	if alone, among := opened(one), opened(both); alone == 0 || alone != among {
+		t.Errorf("told at %v alone, and at %v beside another tenant", time.UnixMicro(alone).UTC(), time.UnixMicro(among).UTC())
+	}
+}

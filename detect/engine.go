@@ -48,6 +48,7 @@ const (
 // Engine runs a set of rules. It belongs to one goroutine.
 type Engine struct {
 	rules []*running
+	share Share // of the work, that this engine does
 	tell  func(Change)
 
 	hash  hasher
@@ -73,6 +74,8 @@ type running struct {
 	detector Detector
 	cases    *cases
 	out      Out
+	scope    Scope  // what it must see together
+	hash     uint64 // of its name, see Share
 }
 
 // New makes an engine with empty state. Seed is secret and keeps others from
@@ -87,7 +90,7 @@ func New(rules []Rule, seed uint64, tell func(Change)) *Engine {
 }
 
 func (x *Engine) start(r Rule) *running {
-	return &running{rule: r, detector: r.With.New(), cases: newCases(&r)}
+	return &running{rule: r, detector: r.With.New(), cases: newCases(&r), scope: scopeOf(r.With), hash: ruleHash(r.Name)}
 }
 
 // Add takes the next event, in the order of the log; of events that no service has
@@ -217,7 +220,14 @@ func (x *Engine) observe(h heldEvent) {
 	}
 	v := &x.seen
 	x.hash.see(h.event, at, x.clock, v)
+	var p parts
+	if x.share.Of > 1 {
+		p = partsOf(v)
+	}
 	for _, r := range x.rules {
+		if x.share.Of > 1 && !x.share.has(&p, r.scope, r.hash) {
+			continue
+		}
 		if r.rule.Where != nil && !r.rule.Where(v) {
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,16 @@ func NewLogID(name string) string {
 	var noise [6]byte
 	rand.Read(noise[:])
 	return name + "-" + hex.EncodeToString(noise[:])
+}
+
+// LogName is the name that a log was given, without the noise; "" of an id that
+// NewLogID has not made.
+func LogName(id string) string {
+	at := strings.LastIndexByte(id, '-')
+	if at < 0 || len(id)-at != 13 {
+		return ""
+	}
+	return id[:at]
 }
 
 // ErrContradiction means that the log in the store is not the one that this

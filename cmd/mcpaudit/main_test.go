@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
+	"github.com/mcpaudit/mcpaudit/internal/kafkatest"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
@@ -31,11 +32,11 @@ func TestMain(m *testing.M) {
 	}
 	// Nothing of the account that runs the tests has a say in them.
 	for _, v := range os.Environ() {
-		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "MCPAUDIT_") && name != "MCPAUDIT_ENGINE" || strings.HasPrefix(name, "XDG_") {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "MCPAUDIT_") && name != "MCPAUDIT_ENGINE" && name != "MCPAUDIT_KAFKA" || strings.HasPrefix(name, "XDG_") {
 			os.Unsetenv(name)
 		}
 	}
-	os.Exit(m.Run())
+	os.Exit(kafkatest.Main(m))
 }
 
 // process is an mcpaudit in a process of its own.

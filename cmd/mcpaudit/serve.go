@@ -35,6 +35,9 @@ func (s *surroundings) settings(cmd *cobra.Command, names ...string) *settings {
 			continue
 		}
 		st.flags[o.Name] = cmd.Flags().String(o.Name, o.String(), fmt.Sprintf("%s ($%s)", o.Doc, o.Env()))
+		if o.IsBool() {
+			cmd.Flags().Lookup(o.Name).NoOptDefVal = "true"
+		}
 	}
 	return st
 }

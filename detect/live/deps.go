@@ -15,11 +15,13 @@ import (
 type Store interface {
 	History
 	AppendFindings(ctx context.Context, rows []store.Finding) error
-	LastTold(ctx context.Context) (seq uint64, err error)
-	ToldAfter(ctx context.Context, seq uint64, f func(id string, version uint32, open bool)) error
+	LastTold(ctx context.Context, teller string) (seq uint64, err error)
+	ToldAfter(ctx context.Context, teller string, seq uint64, f func(id string, version uint32, open bool)) error
+	ToldByAll(ctx context.Context, f func(id string, version uint32, open bool)) error
 	OpenFindings(ctx context.Context) ([]store.Finding, error)
 	SaveSnapshot(ctx context.Context, n store.Snapshot, chunks [][]byte) error
 	Snapshots(ctx context.Context, name string) ([]store.Snapshot, error)
+	SnapshotNames(ctx context.Context, prefix string) ([]string, error)
 	LastSnapshot(ctx context.Context, name string) (number uint64, err error)
 	State(ctx context.Context, n store.Snapshot) ([]byte, error)
 }
@@ -53,7 +55,7 @@ type Observer interface {
 // Told is one version of a finding that has become durable.
 type Told struct {
 	detect.Change
-	Seq uint64 // its number among all that was told
+	Seq uint64 // its number among all that the runner's share told
 	At  time.Time
 	// History is set for what is found in events that were stored before there was
 	// a runner: it is worth a record, and nobody has to be woken for it.
@@ -70,6 +72,9 @@ type Deps struct {
 	// no event with this time or an earlier one may be sealed after it has said so. It
 	// knows of all that write to the store. nil: Now minus the margin.
 	Settled func() int64
+	// OthersWrite is set where Settled only knows of what this process writes, and
+	// others may write logs of their own: it is the margin, too, that counts then.
+	OthersWrite bool
 	// Tell is called with what was told, in order, when it is durable, by the runner's
 	// goroutine: it must not block. nil: nobody wants to hear.
 	Tell func(Told)

@@ -26,7 +26,8 @@ type crowdState struct {
 	IDs         []event.ID
 }
 
-func (c crowdConfig) Validate() error { return nil }
+func (c crowdConfig) Validate() error     { return nil }
+func (c crowdConfig) Scope() detect.Scope { return detect.ByIdentity }
 func (c crowdConfig) New() detect.Detector {
 	d := &crowd{cfg: c}
 	d.Has.Groups.Most = 100

@@ -77,7 +77,7 @@ func TestTwoRunnersOfOneStoreAreOneTooMany(t *testing.T) {
 	if err := r.Run(ctx); !errors.Is(err, store.ErrToldTwice) || !strings.Contains(err.Error(), "run the detect role once") {
 		t.Errorf("it ends with %v", err)
 	}
-	if err := r.Reload(ctx, nil); !errors.Is(err, errEnded) {
+	if err := r.Reload(ctx, nil); !errors.Is(err, ErrEnded) {
 		t.Errorf("a reload afterwards: %v", err)
 	}
 }

@@ -181,8 +181,8 @@ func (s *stage) State(ctx context.Context, n store.Snapshot) (out []byte, err er
 	return out, err
 }
 
-func (s *stage) LastTold(ctx context.Context) (seq uint64, err error) {
-	err = s.do("LastTold", func() (err error) { seq, err = s.Store.LastTold(ctx); return err })
+func (s *stage) LastTold(ctx context.Context, teller string) (seq uint64, err error) {
+	err = s.do("LastTold", func() (err error) { seq, err = s.Store.LastTold(ctx, teller); return err })
 	return seq, err
 }
 

@@ -20,6 +20,19 @@
 // the same (an ingest instance was away for long between storing a batch and sealing
 // it) are observed when they come, and counted: a replay puts them where they belong.
 //
+// # Shares
+//
+// Several runners may share the work ([Config.Share]), in one process or in several:
+// each reads all events, gives its detectors those of its share, and has snapshots
+// and a sequence of findings of its own. There must be one runner at a time for each
+// share; package share sees to that. Where there are two for a moment all the same,
+// each finds the same, so what is told twice has one id and version, which readers
+// show once; the store tells the one that comes second ([store.ErrToldTwice]), which
+// begins anew. A store whose work was split into another number of shares is learnt
+// again from history, without telling again what was told; see [OtherSplit].
+//
+// # Several logs
+//
 // Several logs are merged by the time of receipt: one that ended before another began
 // comes before it, and of those that are written at the same time each event finds its
 // place as long as none of the logs can be read more than a second later than the
@@ -49,8 +62,11 @@ import (
 type Config struct {
 	// Rules that are in force from the start. Required.
 	Rules []detect.Rule
-	// Name of the runner's snapshots in the store; default "detect".
+	// Name of the runner's snapshots in the store; default "detect". A runner that does
+	// a share of the work adds it: detect-3of8.
 	Name string
+	// Share is the part of the work that this runner does; the zero value is all of it.
+	Share detect.Share
 	// History is how much of what is stored is read when there is no snapshot to go
 	// on from, and by a rule that is new; default 35 days.
 	History time.Duration
@@ -69,6 +85,12 @@ type Config struct {
 	// after a crash; default 1 minute. It becomes longer when making one takes more
 	// than 1 % of the time, for which nothing is observed.
 	SaveEvery time.Duration
+	// Contended is set where another instance may have done this runner's work before,
+	// and may write for a moment longer.
+	Contended bool
+	// StopWithin bounds how long a runner that is told to end writes down what it
+	// remembers; default 30 s.
+	StopWithin time.Duration
 	// Seed keeps others from choosing names whose hashes collide. It does not change
 	// what is found. A snapshot brings its own.
 	Seed uint64
@@ -78,7 +100,7 @@ func (c Config) withDefaults() Config {
 	for _, d := range []struct {
 		v *time.Duration
 		d time.Duration
-	}{{&c.History, 35 * 24 * time.Hour}, {&c.Poll, 100 * time.Millisecond}, {&c.Margin, time.Second}, {&c.SaveEvery, time.Minute}} {
+	}{{&c.History, 35 * 24 * time.Hour}, {&c.Poll, 100 * time.Millisecond}, {&c.Margin, time.Second}, {&c.SaveEvery, time.Minute}, {&c.StopWithin, 30 * time.Second}} {
 		if *d.v == 0 {
 			*d.v = d.d
 		}
@@ -101,8 +123,32 @@ func (c Config) Validate() error {
 		return fmt.Errorf("detect: margin is %v, and may be 0s to 1m", c.Margin)
 	case c.SaveEvery < time.Second || c.SaveEvery > time.Hour:
 		return fmt.Errorf("detect: save_every is %v, and may be 1s to 1h", c.SaveEvery)
+	case c.Share.Of < 0 || c.Share.Of > MostShares:
+		return fmt.Errorf("detect: the work has %d shares, and may have 1 to %d", c.Share.Of, MostShares)
+	case c.Share.Number < 0 || c.Share.Number >= max(c.Share.Of, 1):
+		return fmt.Errorf("detect: there is no share %d of %d; they count from 0", c.Share.Number, c.Share.Of)
 	}
 	return nil
+}
+
+// MostShares is how many shares the work may have. Each of them reads all events, so
+// more would only read.
+const MostShares = 64
+
+// reader is the name of the runner's snapshots.
+func (c Config) reader() string {
+	if share := c.Share.String(); share != "" {
+		return c.Name + "-" + share
+	}
+	return c.Name
+}
+
+// teller is the name under which it tells findings.
+func (c Config) teller() string {
+	if c.Share.String() == "" {
+		return ""
+	}
+	return c.reader()
 }
 
 // afterFault is for how long the clock stands still after the store was away, unless
@@ -223,7 +269,12 @@ func (r *Runner) insist(ctx context.Context, do func(context.Context) error) err
 func (r *Runner) fault(err error) {
 	r.d.Watch.Failed()
 	r.held = r.d.Now().Add(afterFault)
-	if !r.faulty {
+	var other *OtherSplit
+	if errors.As(err, &other) {
+		if !r.faulty {
+			r.d.Log.Warn("detection waits", "error", err)
+		}
+	} else if !r.faulty {
 		r.d.Log.Error("the store can't be read or written; detection waits, and nothing is lost", "error", err)
 	}
 	r.faulty = true
@@ -283,13 +334,17 @@ func (r *Runner) round(ctx context.Context) error {
 
 // settled is the time up to which no event is still to come.
 func (r *Runner) settled(now time.Time) int64 {
-	if r.d.Settled != nil {
+	if r.d.Settled != nil && !r.d.OthersWrite {
 		return r.d.Settled()
 	}
 	if now.Before(r.held) {
 		return 0
 	}
-	return now.Add(-r.cfg.Margin).UnixMicro()
+	at := now.Add(-r.cfg.Margin).UnixMicro()
+	if r.d.Settled != nil {
+		at = min(at, r.d.Settled())
+	}
+	return at
 }
 
 // observe gives the engine events.
@@ -336,7 +391,7 @@ func (r *Runner) publish() {
 // stop writes down what is remembered. Work that is cut off by ctx is at a point from
 // which it could go on, and so could be a later run.
 func (r *Runner) stop(ctx context.Context, err error) error {
-	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.StopWithin)
 	defer cancel()
 	defer r.endSave() // the store may be closed after Run
 	if errors.Is(err, store.ErrToldTwice) {
@@ -355,7 +410,7 @@ func (r *Runner) stop(ctx context.Context, err error) error {
 // ended is what Run returns.
 func ended(ctx context.Context, err error) error {
 	if errors.Is(err, store.ErrToldTwice) {
-		return fmt.Errorf("detection stops: %w; run the detect role once for each store", err)
+		return fmt.Errorf("detection stops: %w; run the detect role once for each store, or let instances share it (detect.shards)", err)
 	}
 	if ctx.Err() != nil {
 		return nil //nolint:nilerr // it was told to end

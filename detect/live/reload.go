@@ -51,7 +51,7 @@ func (r *Runner) putInForce(ctx context.Context, rules []detect.Rule, first bool
 	select {
 	case <-r.begun:
 	case <-r.ended:
-		return errEnded
+		return ErrEnded
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -79,13 +79,14 @@ func (r *Runner) hand(ctx context.Context, h *handover) error {
 	case r.handover <- h:
 		return <-h.done
 	case <-r.ended:
-		return errEnded
+		return ErrEnded
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-var errEnded = errors.New("detection has ended")
+// ErrEnded is of a Reload whose runner has ended.
+var ErrEnded = errors.New("detection has ended")
 
 // prepare makes an engine for the rules of a handover that are new.
 func (r *Runner) prepare(h *handover) {
@@ -100,7 +101,7 @@ func (r *Runner) prepare(h *handover) {
 	if len(fresh) == 0 {
 		return
 	}
-	h.warm = detect.New(fresh, r.shared.seed, func(detect.Change) {})
+	h.warm = r.newEngine(fresh, r.shared.seed, func(detect.Change) {})
 	h.warm.Hide()
 	h.follow = newFollower(r.d.Store, r.d.Log, r.d.Now, nil, r.d.Now().Add(-r.cfg.History))
 }
@@ -196,7 +197,7 @@ func (r *Runner) take(ctx context.Context, h *handover) error {
 func (r *Runner) warmUp(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := r.putInForce(ctx, r.cfg.Rules, true)
-		if err == nil || errors.Is(err, errEnded) {
+		if err == nil || errors.Is(err, ErrEnded) {
 			return
 		}
 		if ctx.Err() == nil {

@@ -18,6 +18,7 @@ type theatre struct {
 	store  *store.Store
 	script script
 	want   []string
+	sorted []string // the same in no order
 	runs   int64
 	read   map[string][]*event.Event
 }

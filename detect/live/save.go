@@ -108,7 +108,7 @@ func (r *Runner) snapshot() (write func(context.Context) saved, ok bool) {
 	stalled := r.d.Now().Sub(start)
 	r.save.due = start.Add(max(r.cfg.SaveEvery, mostStalled*stalled))
 	r.save.number++ // also of one that fails: a number never has two contents
-	n := store.Snapshot{Name: r.cfg.Name, Slot: r.save.slot, Number: r.save.number, WrittenAt: start, Positions: r.follow.positions(), Told: r.told.last}
+	n := store.Snapshot{Name: r.cfg.reader(), Slot: r.save.slot, Number: r.save.number, WrittenAt: start, Positions: r.follow.positions(), Told: r.told.last}
 	return func(ctx context.Context) saved {
 		if err != nil {
 			return saved{err: err}
@@ -141,7 +141,7 @@ func (r *Runner) restore(state []byte) error {
 	}
 	seed, clock := binary.LittleEndian.Uint64(state), int64(binary.LittleEndian.Uint64(state[8:]))
 	load := func(rules []detect.Rule) (*detect.Engine, []string, error) {
-		engine := detect.New(rules, seed, r.tell)
+		engine := r.newEngine(rules, seed, r.tell)
 		lacking, err := engine.Load(bytes.NewReader(state[stateHead:]))
 		return engine, lacking, err
 	}

@@ -15,14 +15,30 @@ type phase struct {
 	end   func(ctx context.Context) error
 }
 
+// newEngine makes an engine for the runner's share of the work.
+func (r *Runner) newEngine(rules []detect.Rule, seed uint64, tell func(detect.Change)) *detect.Engine {
+	x := detect.New(rules, seed, tell)
+	x.Take(r.cfg.Share)
+	return x
+}
+
+// leap is by how much the number of a snapshot is ahead of those of another instance
+// that did the work before: should that one still write, for a moment, then under numbers
+// that are taken for older ones.
+const leap = 1000
+
 // begin goes on from the newest snapshot that is whole and that this program can
 // read, or begins with what is stored. After an error it may be called again.
 func (r *Runner) begin(ctx context.Context) error {
-	heads, err := r.d.Store.Snapshots(ctx, r.cfg.Name)
+	heads, err := r.d.Store.Snapshots(ctx, r.cfg.reader())
 	if err != nil {
 		return err
 	}
-	last, err := r.d.Store.LastTold(ctx)
+	before, err := r.otherSplit(ctx, heads)
+	if err != nil {
+		return err
+	}
+	last, err := r.d.Store.LastTold(ctx, r.cfg.teller())
 	if err != nil {
 		return err
 	}
@@ -30,19 +46,25 @@ func (r *Runner) begin(ctx context.Context) error {
 	r.phases, r.gone = nil, nil
 	r.began = r.d.Now().UnixMicro()
 	r.save = saving{}
-	if r.save.number, err = r.d.Store.LastSnapshot(ctx, r.cfg.Name); err != nil {
+	if r.save.number, err = r.d.Store.LastSnapshot(ctx, r.cfg.reader()); err != nil {
 		return err
 	}
+	if r.cfg.Contended {
+		r.save.number += leap
+	}
 	loaded := false
-	for _, head := range heads {
-		if loaded, err = r.resume(ctx, head); err != nil {
-			return err
-		} else if loaded {
-			break
+	if before == nil {
+		for _, head := range heads {
+			if loaded, err = r.resume(ctx, head); err != nil {
+				return err
+			} else if loaded {
+				break
+			}
 		}
+		before = heads[:min(len(heads), 1)]
 	}
 	if !loaded {
-		if err := r.rebuild(ctx, heads); err != nil {
+		if err := r.rebuild(ctx, before); err != nil {
 			return err
 		}
 	}
@@ -70,7 +92,7 @@ func (r *Runner) resume(ctx context.Context, head store.Snapshot) (bool, error) 
 		return false, nil
 	}
 	// What was told since is told again by the engine, and recognised.
-	if err := r.d.Store.ToldAfter(ctx, head.Told, r.told.knows); err != nil {
+	if err := r.d.Store.ToldAfter(ctx, r.cfg.teller(), head.Told, r.told.knows); err != nil {
 		return false, err
 	}
 	r.save.slot = 1 - head.Slot // this one stays until the next is whole
@@ -85,13 +107,14 @@ func (r *Runner) resume(ctx context.Context, head store.Snapshot) (bool, error) 
 // rebuild begins with the stored history. Where no runner was before, what is found
 // in it is stored like everything else. Where one was, it has told what there was to
 // tell up to its position; history then only brings the detectors to where they were,
-// and what is found in it for lack of what was before it is not told.
+// and what is found in it for lack of what was before it is not told. Where those were
+// that did the work before, the heads say.
 func (r *Runner) rebuild(ctx context.Context, heads []store.Snapshot) error {
-	if err := r.d.Store.ToldAfter(ctx, 0, r.told.knows); err != nil {
+	if err := r.d.Store.ToldByAll(ctx, r.told.knows); err != nil {
 		return err
 	}
 	r.rules, r.seed, r.clock = r.cfg.Rules, r.cfg.Seed, 0
-	r.engine = detect.New(r.rules, r.seed, r.tell)
+	r.engine = r.newEngine(r.rules, r.seed, r.tell)
 	now := r.d.Now()
 	settled := r.settled(now) // before the ends are read: they are behind it
 	r.follow = newFollower(r.d.Store, r.d.Log, r.d.Now, nil, now.Add(-r.cfg.History))
@@ -107,9 +130,12 @@ func (r *Runner) rebuild(ctx context.Context, heads []store.Snapshot) error {
 	}
 	r.told.history = len(heads) == 0
 	if len(heads) > 0 {
-		old := map[string]uint64{}
+		old := map[string]uint64{} // what all of them had read
 		for log, at := range heads[0].Positions {
 			old[log] = min(at, ends[log])
+			for _, h := range heads[1:] {
+				old[log] = min(old[log], h.Positions[log])
+			}
 		}
 		r.told.onlyKnown = true
 		r.phases = append(r.phases, phase{old, func(context.Context) error {
@@ -170,7 +196,7 @@ func (r *Runner) findGone(ctx context.Context) error {
 		return err
 	}
 	for i := range open {
-		if !hasName(r.rules, open[i].Rule) {
+		if !hasName(r.rules, open[i].Rule) && r.holds(&open[i]) {
 			r.noteGone(open[i].Rule)
 		}
 	}
@@ -243,7 +269,7 @@ func (r *Runner) closeThose(ctx context.Context, why string, which func(*store.F
 		return err
 	}
 	for i := range open {
-		if !which(&open[i]) {
+		if !r.holds(&open[i]) || !which(&open[i]) {
 			continue
 		}
 		f, err := fromRow(&open[i])

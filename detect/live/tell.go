@@ -86,6 +86,7 @@ func (r *Runner) flush(ctx context.Context) error {
 		rows := make([]store.Finding, n)
 		for i := range rows {
 			rows[i] = toRow(&t.pending[i])
+			rows[i].Teller = r.cfg.teller()
 		}
 		// After an error the same rows are sent again: more may have come behind them,
 		// and the store knows an insert by all of its rows.

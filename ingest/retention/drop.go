@@ -63,8 +63,14 @@ func (s *Server) expired(ctx context.Context, holds []hold) ([]month, error) {
 	return months, nil
 }
 
+// errElsewhere is about one of several instances that share a store.
+var errElsewhere = refuse(codes.FailedPrecondition, "drop what has expired: of the instances that share this store, the one that reads partition 0 of the topic does that, and it is not this one; ask the others")
+
 // apply drops what has expired.
 func (s *Server) apply(ctx context.Context, by string) ([]month, error) {
+	if s.cfg.Mine != nil && !s.cfg.Mine() {
+		return nil, errElsewhere
+	}
 	end, err := s.begin(ctx)
 	if err != nil {
 		return nil, err

@@ -27,6 +27,9 @@ type Config struct {
 	Auto  bool          // drop what has expired by itself, see Run
 	First time.Duration // from the start to the first run of Run; default 5 min
 	Every time.Duration // between runs; default 24 h
+	// Mine says whether it is this instance that drops, of several that share a store;
+	// nil when there is one.
+	Mine func() bool
 }
 
 // Store is what retention needs of one; *store.Store is it. None of the methods that
@@ -127,7 +130,7 @@ func (s *Server) Run(ctx context.Context) {
 			return
 		case <-time.After(wait):
 		}
-		if _, err := s.apply(ctx, "schedule"); err != nil && ctx.Err() == nil {
+		if _, err := s.apply(ctx, "schedule"); err != nil && ctx.Err() == nil && !errors.Is(err, errElsewhere) {
 			s.log.Error("retention: what has expired was not dropped; it is tried again", "in", s.cfg.Every, "error", err)
 		}
 	}

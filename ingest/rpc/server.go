@@ -41,6 +41,8 @@ type Config struct {
 	// Stopping, when closed, ends streams: what was read is answered, and the
 	// emitter is told to send the rest again. A stream would hold up a shutdown.
 	Stopping <-chan struct{}
+	// Elsewhere, when set, says where events are taken instead: nothing is taken here.
+	Elsewhere string
 }
 
 // Server implements mcpaudit.v1.IngestService.
@@ -152,6 +154,9 @@ type batch struct {
 // start reads a request and hands its events to the pipeline. It weighs the
 // request and waits for that much memory first.
 func (s *Server) start(ctx context.Context, req publish) (*batch, error) {
+	if s.cfg.Elsewhere != "" {
+		return nil, status.Error(codes.FailedPrecondition, s.cfg.Elsewhere)
+	}
 	l, err := weigh(req)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, "the request is not a protobuf message of its type")

@@ -19,6 +19,9 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/mcpaudit/mcpaudit/detect"
+	"github.com/mcpaudit/mcpaudit/detect/live"
+	"github.com/mcpaudit/mcpaudit/ingest/broker"
+	"github.com/mcpaudit/mcpaudit/ingest/kafka"
 	"github.com/mcpaudit/mcpaudit/ingest/retention"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 )
@@ -31,6 +34,7 @@ type Config struct {
 	Store     StoreConfig     `key:"store"`
 	Listen    ListenConfig    `key:"listen"`
 	Ingest    IngestConfig    `key:"ingest"`
+	Kafka     KafkaConfig     `key:"kafka"`
 	Redact    RedactConfig    `key:"redact"`
 	Ledger    LedgerConfig    `key:"ledger"`
 	Retention RetentionConfig `key:"retention"`
@@ -42,6 +46,7 @@ type Config struct {
 // StoreConfig says where events are kept.
 type StoreConfig struct {
 	DSN         string `key:"dsn" secret:"true" doc:"ClickHouse server, clickhouse://user:password@host:9000/database or http(s)://…; empty for the engine in process"`
+	Cluster     string `key:"cluster" doc:"what the ClickHouse server calls the cluster over which the store is spread (remote_servers); empty when the server has all of it"`
 	Path        string `key:"path" doc:"data folder of the engine in process"`
 	Engine      string `key:"engine" doc:"libchdb.so or its folder; empty to look where 'mcpaudit engine install' puts it"`
 	MemoryLimit uint64 `key:"memory_limit" doc:"bytes that the engine in process may allocate"`
@@ -59,6 +64,71 @@ type IngestConfig struct {
 	BatchAge       time.Duration `key:"batch_age" doc:"how long an event waits for others before a commit; 0 for 25ms in process, 200ms on a server"`
 	MemoryBytes    int64         `key:"memory_bytes" doc:"most bytes of events under way; beyond it emitters wait"`
 	ClockTolerance time.Duration `key:"clock_tolerance" doc:"difference of an emitter's clock that it is told of"`
+	Shared         bool          `key:"shared" doc:"several instances write to one store, each a log of its own; events come over Kafka alone then"`
+}
+
+// KafkaConfig says from where events are read beside gRPC.
+type KafkaConfig struct {
+	Brokers          []string      `key:"brokers" doc:"host:port of some brokers of the cluster that events are read from; empty for none"`
+	Topic            string        `key:"topic" doc:"topic of the events; make it with at least as many partitions as there will be instances"`
+	Group            string        `key:"group" doc:"consumer group in which the instances share the topic"`
+	DeadLetter       string        `key:"dead_letter" doc:"topic for messages that are no events; empty for the events' topic with -dead-letter behind it"`
+	SessionTimeout   time.Duration `key:"session_timeout" doc:"after how long without a sign of life the others take over from an instance"`
+	RebalanceTimeout time.Duration `key:"rebalance_timeout" doc:"how long the others wait until an instance has settled what is under way"`
+	FetchBytes       int           `key:"fetch_bytes" doc:"most bytes that are fetched of a partition at once"`
+	LostLogs         []string      `key:"lost_logs" doc:"logs of instances that will not come back; what they stored and never sealed is not waited for"`
+	TLS              bool          `key:"tls" doc:"connect with TLS"`
+	TLSCA            string        `key:"tls_ca" doc:"PEM file of who signs the brokers' certificates; empty for the system's"`
+	TLSCert          string        `key:"tls_cert" doc:"PEM file of this client's certificate, where brokers ask for one"`
+	TLSKey           string        `key:"tls_key" doc:"PEM file of that certificate's key"`
+	TLSName          string        `key:"tls_name" doc:"name that the brokers' certificates are for, when it is not their host"`
+	SASL             string        `key:"sasl" doc:"PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; empty for none"`
+	User             string        `key:"user" doc:"who this is, for SASL"`
+	Password         string        `key:"password" secret:"true" doc:"the user's password"`
+	PasswordFile     string        `key:"password_file" doc:"file that holds it instead"`
+}
+
+// On says whether events are read from Kafka.
+func (k KafkaConfig) On() bool { return len(k.Brokers) > 0 }
+
+// Cluster is how the brokers are reached. It reads the password's file.
+func (k KafkaConfig) Cluster() (broker.Config, error) {
+	c := broker.Config{Brokers: k.Brokers, TLS: broker.TLS{On: k.TLS, CA: k.TLSCA, Cert: k.TLSCert, Key: k.TLSKey, Name: k.TLSName},
+		SASL: broker.SASL{Mechanism: k.SASL, User: k.User, Password: k.Password}}
+	if k.PasswordFile != "" {
+		var err error
+		if c.SASL.Password, err = broker.ReadPassword(k.PasswordFile); err != nil {
+			return c, fmt.Errorf("kafka.password_file: %w", err)
+		}
+	}
+	return c, nil
+}
+
+// source is what the settings say of reading a topic.
+func (c *Config) source(cluster broker.Config) kafka.Config {
+	k := c.Kafka
+	return kafka.Config{Cluster: cluster, Topic: k.Topic, Group: k.Group, DeadLetter: k.DeadLetter, FetchBytes: k.FetchBytes,
+		SessionTimeout: k.SessionTimeout, RebalanceTimeout: k.RebalanceTimeout, Shared: c.Ingest.Shared, LostLogs: k.LostLogs}
+}
+
+// validateKafka names the first setting that is wrong.
+func (c *Config) validateKafka() error {
+	k := c.Kafka
+	switch {
+	case c.Ingest.Shared && !k.On():
+		return errors.New("ingest.shared: several instances share a store only behind Kafka, which gives each emitter to one of them at a time; name kafka.brokers")
+	case c.Ingest.Shared && c.Store.DSN == "":
+		return errors.New("ingest.shared: the engine in process belongs to one instance; name a server in store.dsn")
+	case !k.On() && (k.User != "" || k.Password != "" || k.SASL != "" || k.TLS):
+		return errors.New("kafka.brokers: there are other settings of kafka, and no broker is named")
+	case !k.On():
+		return nil
+	case k.Password != "" && k.PasswordFile != "":
+		return errors.New("kafka.password_file: there is a password as well; leave one of them out")
+	}
+	cluster := broker.Config{Brokers: k.Brokers, TLS: broker.TLS{On: k.TLS, CA: k.TLSCA, Cert: k.TLSCert, Key: k.TLSKey, Name: k.TLSName},
+		SASL: broker.SASL{Mechanism: k.SASL, User: k.User, Password: k.Password}}
+	return c.source(cluster).Validate()
 }
 
 // RedactConfig sets up the second pass of redaction, the one in the service.
@@ -87,6 +157,7 @@ type RetentionConfig struct {
 type DetectConfig struct {
 	Rules   []string      `key:"rules" doc:"rule files over the shipped rules; see 'mcpaudit rules --help'"`
 	History time.Duration `key:"history" doc:"how much of what is stored the detectors learn from when they start with nothing, and a rule that is new"`
+	Shards  int           `key:"shards" doc:"into how many parts the work on this store is split, the same number for all instances; over kafka.brokers they share them and take over from each other, and the topic needs as many partitions"`
 }
 
 // QueryConfig bounds each query.
@@ -108,9 +179,10 @@ func DefaultConfig(dataDir string) Config {
 		Store:     StoreConfig{Path: dataDir, MemoryLimit: 2 << 30},
 		Listen:    ListenConfig{GRPC: "127.0.0.1:4777", HTTP: "127.0.0.1:4778"},
 		Ingest:    IngestConfig{BatchRows: 20000, MemoryBytes: 64 << 20, ClockTolerance: 5 * time.Minute},
+		Kafka:     KafkaConfig{Topic: "mcpaudit", Group: "mcpaudit", SessionTimeout: 30 * time.Second, RebalanceTimeout: 5 * time.Minute, FetchBytes: 1 << 20},
 		Ledger:    LedgerConfig{Log: "main", AnchorEvery: time.Minute},
 		Retention: RetentionConfig{Default: "12", Auto: true},
-		Detect:    DetectConfig{History: 35 * 24 * time.Hour},
+		Detect:    DetectConfig{History: 35 * 24 * time.Hour, Shards: 1},
 		Query:     QueryConfig{Timeout: 30 * time.Second, MemoryLimit: 1 << 30},
 		Logging: LoggingConfig{
 			Level: "info", Format: "text",
@@ -128,10 +200,13 @@ func (c *Config) Validate() error {
 	if len(c.Roles) == 0 {
 		return errors.New("roles: name at least one of ingest, detect, query")
 	}
-	if err := (store.Config{DSN: c.Store.DSN, Path: c.Store.Path}).Validate(); err != nil {
+	if err := (store.Config{DSN: c.Store.DSN, Cluster: c.Store.Cluster, Path: c.Store.Path}).Validate(); err != nil {
 		return err
 	}
 	if err := loopbackOnly(c.Listen); err != nil {
+		return err
+	}
+	if err := c.validateKafka(); err != nil {
 		return err
 	}
 	if !plainName.MatchString(c.Ledger.Log) {
@@ -150,6 +225,7 @@ func (c *Config) Validate() error {
 		within("ingest.batch_age", c.Ingest.BatchAge, 0, 10*time.Second),
 		within("ingest.clock_tolerance", c.Ingest.ClockTolerance, time.Second, 365*24*time.Hour),
 		within("store.memory_limit", c.Store.MemoryLimit, 256<<20, 1<<40),
+		within("detect.shards", c.Detect.Shards, 1, live.MostShares),
 		within("detect.history", c.Detect.History, time.Hour, 10*365*24*time.Hour),
 		within("query.timeout", c.Query.Timeout, 100*time.Millisecond, time.Hour),
 		within("query.memory_limit", c.Query.MemoryLimit, 16<<20, 1<<40),
@@ -205,6 +281,9 @@ func leaves(prefix string, v reflect.Value) []Setting {
 	}
 	return out
 }
+
+// IsBool says whether the setting is on or off.
+func (s Setting) IsBool() bool { return s.value.Kind() == reflect.Bool }
 
 func (s Setting) isList() bool {
 	_, ok := s.value.Interface().([]string)

@@ -15,7 +15,9 @@ import (
 	"github.com/mcpaudit/mcpaudit/detect"
 	"github.com/mcpaudit/mcpaudit/detect/live"
 	"github.com/mcpaudit/mcpaudit/detect/rules"
+	"github.com/mcpaudit/mcpaudit/detect/share"
 	"github.com/mcpaudit/mcpaudit/ingest"
+	"github.com/mcpaudit/mcpaudit/ingest/broker"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	"github.com/mcpaudit/mcpaudit/query/findings"
 )
@@ -45,8 +47,8 @@ func readRuleFile(name string) ([]byte, error) {
 
 // ruleBook is the rules in force, and how they are read again.
 type ruleBook struct {
-	files  []string
-	runner *live.Runner // nil where this process does not detect
+	files []string
+	team  *share.Team // nil where this process does not detect
 
 	reloading sync.Mutex // one after the other: what is in force is what was read last
 
@@ -70,8 +72,8 @@ func (b *ruleBook) Reload(ctx context.Context) (added, changed, removed []string
 	if err != nil {
 		return nil, nil, nil, findings.BadRules{Err: err}
 	}
-	if b.runner != nil {
-		if err := b.runner.Reload(ctx, set.Rules()); err != nil {
+	if b.team != nil {
+		if err := b.team.Reload(ctx, set.Rules()); err != nil {
 			return nil, nil, nil, fmt.Errorf("put rules in force: %w", err)
 		}
 	}
@@ -94,35 +96,77 @@ func (b *ruleBook) Reload(ctx context.Context) (added, changed, removed []string
 	return added, changed, removed, nil
 }
 
-// newDetect makes the runner of the detectors; it calls told when something was.
-func newDetect(cfg *Config, book *ruleBook, s *store.Store, p *ingest.Pipeline, told func(), d Deps, m *metrics) (*live.Runner, error) {
+// newDetect makes the runners of the detectors; they call told when something was.
+func newDetect(cfg *Config, book *ruleBook, s *store.Store, p *ingest.Pipeline, told func(), d Deps, m *metrics) (*share.Team, error) {
 	var seed [8]byte
 	rand.Read(seed[:])
-	c := live.Config{Rules: book.set.Rules(), History: cfg.Detect.History, Seed: binary.LittleEndian.Uint64(seed[:])}
-	if err := c.Validate(); err != nil {
+	c := share.Config{Shares: cfg.Detect.Shards, Runner: live.Config{Rules: book.set.Rules(), History: cfg.Detect.History, Seed: binary.LittleEndian.Uint64(seed[:])}}
+	if cfg.Kafka.On() && cfg.Store.DSN != "" { // the engine in process belongs to one
+		cluster, err := cfg.Kafka.Cluster()
+		if err != nil {
+			return nil, err
+		}
+		c.Lock = detectLock(cluster, cfg.Kafka.Topic, cfg.Kafka.Group, cfg.Kafka.SessionTimeout)
+	}
+	deps := live.Deps{Store: s, Now: d.Now, Log: d.Log, Tell: func(live.Told) { told() }}
+	if p != nil {
+		deps.Settled, deps.OthersWrite = p.Settled, cfg.Ingest.Shared
+	}
+	heard := newDetectMetrics(m.registry)
+	team, err := share.New(c, share.Deps{Runner: deps, Watch: heard.of, Log: d.Log})
+	if err != nil {
 		return nil, err
 	}
-	deps := live.Deps{Store: s, Now: d.Now, Log: d.Log, Watch: newDetectMetrics(m.registry), Tell: func(live.Told) { told() }}
-	if p != nil { // the only one who writes the store
-		deps.Settled = p.Settled
-	}
-	book.runner = live.New(c, deps)
+	book.team = team
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "mcpaudit_detect_lag_seconds",
-		Help: "How far the detectors are behind what is sealed."}, func() float64 { return book.runner.Lag().Seconds() }))
-	return book.runner, nil
+		Help: "How far the detectors are behind what is sealed."}, func() float64 { return team.Lag().Seconds() }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "mcpaudit_detect_shares",
+			Help: "Shares of the detectors' work that this instance does; all instances of a store together do detect.shards of them."}, func() float64 { return float64(len(team.Shares())) }))
+	return team, nil
 }
 
-// detectMetrics hear the runner. Labels are severities, never names.
+// detectLock is the group in which instances share detection. It is beside the group
+// that reads the topic: who reads a partition need not be who detects.
+func detectLock(cluster broker.Config, topic, group string, session time.Duration) *share.Lock {
+	return &share.Lock{Broker: cluster, Topic: topic, Group: group + "-detect", Session: session}
+}
+
+// detectMetrics hear the runners. Labels are severities, never names.
 type detectMetrics struct {
 	events, late, failures prometheus.Counter
 	told                   *prometheus.CounterVec
 	open, groups, bytes    prometheus.Gauge
 	evicted                prometheus.Gauge
 	stalled                prometheus.Histogram
+
+	mu    sync.Mutex
+	holds map[int]detect.Counts // by share
+}
+
+// of is what hears the runner of one share: gauges are sums over them.
+func (m *detectMetrics) of(n int) live.Observer { return &shareMetrics{m, n} }
+
+type shareMetrics struct {
+	*detectMetrics
+	share int
+}
+
+func (m *shareMetrics) Holds(c detect.Counts) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.holds[m.share] = c
+	var sum detect.Counts
+	for _, h := range m.holds {
+		sum.Open, sum.Groups, sum.Evicted = sum.Open+h.Open, sum.Groups+h.Groups, sum.Evicted+h.Evicted
+	}
+	m.open.Set(float64(sum.Open))
+	m.groups.Set(float64(sum.Groups))
+	m.evicted.Set(float64(sum.Evicted))
 }
 
 func newDetectMetrics(r *prometheus.Registry) *detectMetrics {
 	m := &detectMetrics{
+		holds:    map[int]detect.Counts{},
 		events:   prometheus.NewCounter(prometheus.CounterOpts{Name: "mcpaudit_detect_events_total", Help: "Events that the detectors have observed."}),
 		late:     prometheus.NewCounter(prometheus.CounterOpts{Name: "mcpaudit_detect_late_events_total", Help: "Events that came when the detectors' clock had passed them."}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "mcpaudit_detect_store_failures_total", Help: "Times that the store did not answer the detectors and was asked again."}),
@@ -148,12 +192,6 @@ func (m *detectMetrics) Failed()                              { m.failures.Inc()
 
 func (m *detectMetrics) Told(s detect.Severity, opened bool) {
 	m.told.WithLabelValues(s.String(), fmt.Sprint(opened)).Inc()
-}
-
-func (m *detectMetrics) Holds(c detect.Counts) {
-	m.open.Set(float64(c.Open))
-	m.groups.Set(float64(c.Groups))
-	m.evicted.Set(float64(c.Evicted))
 }
 
 func (m *detectMetrics) Saved(bytes int, stalled, _ time.Duration) {

@@ -19,9 +19,10 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
-	"github.com/mcpaudit/mcpaudit/detect/live"
+	"github.com/mcpaudit/mcpaudit/detect/share"
 	"github.com/mcpaudit/mcpaudit/ingest"
 	"github.com/mcpaudit/mcpaudit/ingest/anchor"
+	"github.com/mcpaudit/mcpaudit/ingest/kafka"
 	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
 	"github.com/mcpaudit/mcpaudit/ingest/profile"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
@@ -88,30 +89,51 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		grpc.ConnectionTimeout(20*time.Second),
 	)...)
 	healthpb.RegisterHealthServer(server, health.NewServer())
+	if slices.Contains(cfg.Roles, "ingest") {
+		unlock, err := lockFolder(cfg.LedgerFolder())
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
 	signed, err := signing(ctx, &cfg, s, d.Log)
 	if err != nil {
 		return err
 	}
 	var pipeline *ingest.Pipeline
-	var own *diary
+	var own *lifetime
 	var keeping []*anchor.Runner
 	var expiry *retention.Server
+	var topic *kafka.Source
 	writing := ""
 	if slices.Contains(cfg.Roles, "ingest") {
-		own = newDiary(&cfg, d)
+		own = newLifetime(&cfg, d)
 		if pipeline, keeping, err = newPipeline(ctx, &cfg, signed, s, redactor, own, d, m); err != nil {
 			return err
 		}
-		pb.RegisterIngestServiceServer(server, rpc.New(rpc.Config{ClockTolerance: cfg.Ingest.ClockTolerance, Stopping: ctx.Done()}, pipeline, d.Now))
+		publishing := rpc.Config{ClockTolerance: cfg.Ingest.ClockTolerance, Stopping: ctx.Done()}
+		if cfg.Ingest.Shared {
+			publishing.Elsewhere = fmt.Sprintf("this store is shared by several instances, which take events from the Kafka topic %q alone; publish them there", cfg.Kafka.Topic)
+		}
+		pb.RegisterIngestServiceServer(server, rpc.New(publishing, pipeline, d.Now))
 		writing = signed.Key.LogID()
-		expiry = retention.New(retention.Config{LogID: writing, Auto: cfg.Retention.Auto}, s, pipeline, query.Compile, d.Now, d.Log)
+		if cfg.Kafka.On() {
+			if topic, err = newKafka(&cfg, s, pipeline, writing, d, m); err != nil {
+				return err
+			}
+		}
+		dropping := retention.Config{LogID: writing, Auto: cfg.Retention.Auto}
+		if cfg.Ingest.Shared {
+			dropping.Mine = topic.Leads
+		}
+		expiry = retention.New(dropping, s, pipeline, query.Compile, d.Now, d.Log)
 		pb.RegisterRetentionServiceServer(server, expiry)
 	}
 	var record findings.Recorder // of what people do; there is none without a log to write
 	if pipeline != nil {
 		record = pipeline
 	}
-	var detecting *live.Runner
+	var detecting *share.Team
 	told := func() {} // wakes who watches findings here
 	if slices.Contains(cfg.Roles, "detect") {
 		book := &ruleBook{files: cfg.Detect.Rules}
@@ -170,6 +192,12 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		})
 		g.Go(func() error { expiry.Run(ctx); return nil })
 	}
+	drained := make(chan struct{}) // closed when nothing comes from the topic any more
+	if topic != nil {
+		g.Go(func() error { defer close(drained); return topic.Run(ctx) })
+	} else {
+		close(drained)
+	}
 	g.Go(func() error {
 		if own != nil {
 			own.begun(ctx) // before the detectors let their clock pass
@@ -197,6 +225,7 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		<-ctx.Done()
 		d.Log.Info("stopping")
 		stopGracefully(server, 10*time.Second)
+		<-drained
 		if own != nil {
 			own.stopped(ctx)
 		}
@@ -213,7 +242,7 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 }
 
 // newPipeline makes the pipeline, and what keeps its checkpoints.
-func newPipeline(ctx context.Context, cfg *Config, signed keyfile.Signing, s *store.Store, redactor *redact.Redactor, own *diary, d Deps, m *metrics) (*ingest.Pipeline, []*anchor.Runner, error) {
+func newPipeline(ctx context.Context, cfg *Config, signed keyfile.Signing, s *store.Store, redactor *redact.Redactor, own *lifetime, d Deps, m *metrics) (*ingest.Pipeline, []*anchor.Runner, error) {
 	age := cfg.Ingest.BatchAge
 	if age == 0 && cfg.Store.DSN != "" {
 		age = 200 * time.Millisecond
@@ -229,9 +258,9 @@ func newPipeline(ctx context.Context, cfg *Config, signed keyfile.Signing, s *st
 	}
 	p := ingest.New(ingest.Config{
 		MaxRows: cfg.Ingest.BatchRows, MaxAge: age, MaxBytes: cfg.Ingest.MemoryBytes, Retention: policy,
-		Key: signed.Key, Rotations: signed.Rotations, MACBefore: signed.Before, Remembered: known, First: own.started,
+		Key: signed.Key, Rotations: signed.Rotations, MACBefore: signed.Before, Remembered: known, First: own.started, Shared: cfg.Ingest.Shared,
 	}, s, redactor, d.Now, d.Log, m)
-	own.pipeline = p
+	own.writeTo(p, d.Now)
 	keeping, err := anchors(cfg, remembers, func() string { newest, _ := p.Checkpoint(); return newest }, d.Log, m.anchored)
 	return p, keeping, err
 }
@@ -276,7 +305,7 @@ func loopbackOnly(l ListenConfig) error {
 
 // OpenStore opens the configured store, finding the engine when it is needed.
 func OpenStore(ctx context.Context, cfg Config, engineDirs []string) (*store.Store, error) {
-	c := store.Config{DSN: cfg.Store.DSN, Path: cfg.Store.Path, MemoryLimit: cfg.Store.MemoryLimit}
+	c := store.Config{DSN: cfg.Store.DSN, Cluster: cfg.Store.Cluster, Path: cfg.Store.Path, MemoryLimit: cfg.Store.MemoryLimit}
 	if c.DSN == "" {
 		var err error
 		if c.Library, err = embedded.Locate(cfg.Store.Engine, engineDirs...); err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/mcpaudit/mcpaudit/ingest"
@@ -47,6 +48,26 @@ func (c *Config) Memories() ([]string, error) {
 	return filepath.Glob(filepath.Join(c.LedgerFolder(), fmt.Sprintf(memoryName, "*")))
 }
 
+// lockFolder makes this process the only one that writes with the folder's key, until
+// it ends. Two with one key would sign two logs.
+func lockFolder(folder string) (unlock func(), err error) {
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return nil, fmt.Errorf("open the ledger's folder: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(folder, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the ledger's folder: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("another mcpaudit writes with the key in %s; stop it, or give each instance a folder of its own with --ledger.path", folder)
+		}
+		return nil, fmt.Errorf("lock the ledger's folder %s: %w", folder, err)
+	}
+	return func() { f.Close() }, nil
+}
+
 // signing reads the log's key. On an empty store it makes one, and with it the log.
 // An instance that does not write the log can do without.
 func signing(ctx context.Context, cfg *Config, s *store.Store, log *slog.Logger) (keyfile.Signing, error) {
@@ -65,6 +86,14 @@ func signing(ctx context.Context, cfg *Config, s *store.Store, log *slog.Logger)
 	if err != nil {
 		return k, err
 	}
+	if cfg.Ingest.Shared {
+		// The others' logs are theirs. One that has this instance's name was its own.
+		logs = slices.DeleteFunc(logs, func(l store.LogInfo) bool { return ingest.LogName(l.ID) != cfg.Ledger.Log })
+	}
+	if len(logs) > 0 && cfg.Ingest.Shared {
+		return k, fmt.Errorf("the store has log %q, and the key that signs it is not at %s: if this is another instance, give it a name of its own with --ledger.log; "+
+			"if it is the same one, bring the file back from your backup, or name its folder with --ledger.path", logs[len(logs)-1].ID, file)
+	}
 	if len(logs) > 0 {
 		last := logs[len(logs)-1].ID
 		return k, fmt.Errorf("the store has log %q, and the key that signs it is not at %s: bring the file back from your backup, or name its folder with --ledger.path; "+
@@ -72,7 +101,7 @@ func signing(ctx context.Context, cfg *Config, s *store.Store, log *slog.Logger)
 	}
 	if n, err := s.Events(ctx); err != nil {
 		return k, err
-	} else if n > 0 {
+	} else if n > 0 && !cfg.Ingest.Shared {
 		return k, fmt.Errorf("the store has %d events and no log: its ledger was removed; bring the store back from your backup, or start with an empty one", n)
 	}
 	if k, err = keyfile.NewSigning(file, ingest.NewLogID(cfg.Ledger.Log)); err != nil {

@@ -37,18 +37,19 @@ type Env struct {
 	Events  uint64        // how many events to search
 	Time    time.Duration // how long to measure
 	Self    string        // path of the mcpaudit program
+	Brokers []string      // of Kafka, host:port
 	Log     *slog.Logger
 	Say     io.Writer // progress, for people
 	Now     func() time.Time
 }
 
 // Names are the benchmarks that Run knows.
-var Names = []string{"ack", "detect", "emit", "export", "ingest", "redact", "search", "size", "verify", "wrap"}
+var Names = []string{"ack", "detect", "emit", "export", "ingest", "kafka", "redact", "search", "size", "verify", "wrap"}
 
 // Run runs one benchmark.
 func Run(ctx context.Context, name string, e Env) ([]Result, error) {
 	run, ok := map[string]func(context.Context, Env) ([]Result, error){
-		"ack": ack, "detect": detection, "emit": emitted, "export": exported, "ingest": ingestRate, "redact": redaction, "search": searched, "size": size, "verify": verified, "wrap": wrapped,
+		"ack": ack, "detect": detection, "emit": emitted, "export": exported, "ingest": ingestRate, "kafka": fromKafka, "redact": redaction, "search": searched, "size": size, "verify": verified, "wrap": wrapped,
 	}[name]
 	if !ok {
 		return nil, fmt.Errorf("there is no benchmark %q; there are %s", name, strings.Join(Names, ", "))

@@ -12,9 +12,10 @@ import (
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
-// standing is one version of a finding, by its number, and what people made of the
-// finding.
+// standing is one version of a finding, by its teller's number, and what people made
+// of the finding.
 type standing struct {
+	teller      string
 	seq         uint64
 	finding     uuid.UUID
 	started     time.Time
@@ -28,7 +29,7 @@ type standing struct {
 func (s *Server) standings(ctx context.Context, sql string, args ...any) (out []standing, err error) {
 	err = s.scan(ctx, func(rows driver.Rows) error {
 		var x standing
-		if err := rows.Scan(&x.seq, &x.finding, &x.started, &x.triage, &x.assignee, &x.verdict, &x.suppression); err != nil {
+		if err := rows.Scan(&x.teller, &x.seq, &x.finding, &x.started, &x.triage, &x.assignee, &x.verdict, &x.suppression); err != nil {
 			return err
 		}
 		out = append(out, x)
@@ -71,8 +72,9 @@ func (s *Server) versions(ctx context.Context, list []standing) (out []*pb.Findi
 		seqs[i], ids[i] = x.seq, x.finding.String()
 	}
 	type key struct {
-		seq uint64
-		id  string
+		teller string
+		seq    uint64
+		id     string
 	}
 	found := make(map[key]*pb.Finding, len(list))
 	sizes := make(map[key]int, len(list))
@@ -81,7 +83,7 @@ func (s *Server) versions(ctx context.Context, list []standing) (out []*pb.Findi
 		if err != nil {
 			return err
 		}
-		k := key{f.Seq, f.ID}
+		k := key{f.Teller, f.Seq, f.ID}
 		found[k], sizes[k] = message(f), sizeOf(f)
 		return nil
 	}, "SELECT "+store.FindingColumns+` FROM findings
@@ -93,7 +95,7 @@ func (s *Server) versions(ctx context.Context, list []standing) (out []*pb.Findi
 	size := 0
 	for i := range list {
 		x := &list[i]
-		k := key{x.seq, x.finding.String()}
+		k := key{x.teller, x.seq, x.finding.String()}
 		if size += sizes[k]; size > maxAnswer && len(out) > 0 {
 			return out, i, nil
 		}

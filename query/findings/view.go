@@ -98,7 +98,7 @@ func viewOf(condition string) string {
 const viewSettings = " SETTINGS join_use_nulls = 0"
 
 // stateColumns are the columns of a standing.
-const stateColumns = "seq, finding_id, started_at, triage, assignee, verdict, suppression_id"
+const stateColumns = "teller, seq, finding_id, started_at, triage, assignee, verdict, suppression_id"
 
 // hidden leaves out what a suppression covers.
 func hidden(showSuppressed bool) string {

@@ -2,7 +2,10 @@ package findings
 
 import (
 	"context"
+	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,13 +18,17 @@ import (
 	"github.com/mcpaudit/mcpaudit/query"
 )
 
-const watchEvery = 250 * time.Millisecond // between looks for what was told
+const (
+	watchEvery = 250 * time.Millisecond // between looks for what was told
+	newTellers = 4                      // and for who has not told before, at one in so many
+)
 
 var errStopping = status.Error(codes.Unavailable, "the service is stopping; watch again when it is back")
 
 // WatchFindings sends each version of a finding that is told from now on, once and in
-// order. Versions are numbered without holes by one teller and are appended in their
-// order, so nothing appears behind the number that was seen last.
+// the order of its teller. Versions are numbered without holes by each teller and are
+// appended in their order, so nothing appears behind the number that was seen last,
+// but for what was told twice: a share of the detectors that has changed hands.
 func (s *Server) WatchFindings(req *pb.WatchFindingsRequest, stream pb.FindingService_WatchFindingsServer) error {
 	if err := query.Validate(req); err != nil {
 		return err
@@ -31,7 +38,7 @@ func (s *Server) WatchFindings(req *pb.WatchFindingsRequest, stream pb.FindingSe
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
 	ctx := stream.Context()
-	seen, err := s.lastTold(ctx, 0)
+	seen, err := s.lastTold(ctx, nil, true)
 	if err != nil {
 		return s.status(ctx, err)
 	}
@@ -40,16 +47,18 @@ func (s *Server) WatchFindings(req *pb.WatchFindingsRequest, stream pb.FindingSe
 	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	for {
+	for look := 0; ; look++ {
 		rung := s.bell.wait() // before the look, so that nothing is told between the two
-		last, err := s.lastTold(ctx, seen)
+		last, err := s.lastTold(ctx, seen, look%newTellers == 0)
 		if err != nil {
 			return s.status(ctx, err)
 		}
-		for seen < last {
-			to := min(last, seen+maxTold)
-			if seen, err = s.tell(ctx, stream, seen, to, "("+filter+")"+hidden(req.GetShowSuppressed()), args); err != nil {
-				return err
+		for _, teller := range slices.Sorted(maps.Keys(last)) {
+			for seen[teller] < last[teller] {
+				span := told{teller, seen[teller], min(last[teller], seen[teller]+maxTold)}
+				if seen[teller], err = s.tell(ctx, stream, span, "("+filter+")"+hidden(req.GetShowSuppressed()), args); err != nil {
+					return err
+				}
 			}
 		}
 		select {
@@ -91,19 +100,49 @@ func (b *bell) ring() {
 	}
 }
 
-// lastTold is the number of what was told last, if that was after seen.
-func (s *Server) lastTold(ctx context.Context, seen uint64) (last uint64, err error) {
-	err = s.scan(ctx, func(rows driver.Rows) error { return rows.Scan(&last) },
-		"SELECT max(seq) FROM findings WHERE seq > {seen:UInt64}", store.Named("seen", seen))
+// lastTold is the number of what each teller told last, of those that told something
+// after what was seen of them. With others set, it looks for tellers of whom nothing
+// was seen, too, who have told all of it since: that takes a look at the whole table,
+// though at one narrow column.
+func (s *Server) lastTold(ctx context.Context, seen map[string]uint64, others bool) (map[string]uint64, error) {
+	where, args := "1", []any(nil)
+	if len(seen) > 0 {
+		var told, known []string
+		for i, teller := range slices.Sorted(maps.Keys(seen)) {
+			n := strconv.Itoa(i)
+			told = append(told, "teller = {teller"+n+":String} AND seq > {seen"+n+":UInt64}")
+			known = append(known, "{teller"+n+":String}")
+			args = append(args, store.Named("teller"+n, teller), store.Named("seen"+n, seen[teller]))
+		}
+		if others {
+			told = append(told, "teller NOT IN ("+strings.Join(known, ", ")+")")
+		}
+		where = strings.Join(told, " OR ")
+	}
+	last := map[string]uint64{}
+	err := s.scan(ctx, func(rows driver.Rows) error {
+		var teller string
+		var seq uint64
+		err := rows.Scan(&teller, &seq)
+		last[teller] = seq
+		return err
+	}, "SELECT toString(teller) AS name, max(seq) FROM findings WHERE "+where+" GROUP BY name", args...)
 	return last, err
 }
 
-// tell sends what matches of the versions after seen, up to to or as many as one
-// answer has room for, and says how far it has come.
-func (s *Server) tell(ctx context.Context, stream pb.FindingService_WatchFindingsServer, seen, to uint64, condition string, args []any) (uint64, error) {
-	list, err := s.standings(ctx, "SELECT "+stateColumns+" FROM "+viewOf("seq > {seen:UInt64} AND seq <= {to:UInt64}")+
-		" WHERE "+condition+" ORDER BY seq LIMIT {limit:UInt32}"+viewSettings,
-		slices.Concat(args, []any{store.Named("seen", seen), store.Named("to", to), store.Named("limit", maxTold)})...)
+// told is what a teller told after one number, up to another.
+type told struct {
+	teller    string
+	after, to uint64
+}
+
+// tell sends what matches of some versions, all or as many as one answer has room
+// for, and says how far it has come.
+func (s *Server) tell(ctx context.Context, stream pb.FindingService_WatchFindingsServer, span told, condition string, args []any) (seen uint64, err error) {
+	seen = span.after
+	list, err := s.standings(ctx, "SELECT "+stateColumns+" FROM "+viewOf("teller = {teller:String} AND seq > {seen:UInt64} AND seq <= {to:UInt64}")+
+		" WHERE "+condition+" ORDER BY seq LIMIT 1 BY finding_id, version LIMIT {limit:UInt32}"+viewSettings,
+		slices.Concat(args, []any{store.Named("teller", span.teller), store.Named("seen", span.after), store.Named("to", span.to), store.Named("limit", maxTold)})...)
 	if err != nil {
 		return seen, s.status(ctx, err)
 	}
@@ -119,7 +158,7 @@ func (s *Server) tell(ctx context.Context, stream pb.FindingService_WatchFinding
 	if read < len(list) {
 		return list[read-1].seq, nil
 	}
-	return to, nil
+	return span.to, nil
 }
 
 // send hands one answer to a client; see query.Send.
