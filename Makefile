@@ -7,10 +7,10 @@ include deploy/dev/versions.env
 version := $(shell git describe --tags --always --dirty 2>/dev/null)
 lint_tool := .cache/bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
 
-.PHONY: help build demo run test race fuzz lint bench eval generate setup
+.PHONY: help build demo run test race fuzz lint bench eval generate setup demo-kafka kafka-up kafka-down
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' Makefile | column -t -s@
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | column -t -s@
 
 build: ## make bin/mcpaudit
 	@CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$(version)" -o bin/mcpaudit ./cmd/mcpaudit
@@ -21,6 +21,9 @@ setup: ## install what a Debian-like machine lacks, and say what
 demo: build ## real MCP servers behind mcpaudit, and their events
 	@go build -trimpath -o bin/library ./ingest/emit/gosdk/example
 	@deploy/demo/demo.sh
+
+demo-kafka: build ## two instances behind a Kafka topic, one of them killed
+	@deploy/demo/kafka.sh
 
 run: build setup ## the service, on loopback, data in your data folder
 	@bin/mcpaudit serve
@@ -53,3 +56,10 @@ eval: ## how well the detectors find what public data has labelled
 generate: ## make generated code anew
 	deploy/dev/generate.sh
 	go generate ./...
+
+kafka-up: ## N brokers of Apache Kafka on this machine (default 1)
+	@deploy/dev/setup.sh kafka
+	@deploy/dev/kafka.sh up $(or $(N),1)
+
+kafka-down: ## stop them and remove their data
+	@deploy/dev/kafka.sh down
