@@ -29,6 +29,7 @@ type recovery struct {
 	wanted  []string        // to be asked for
 	asked   map[string]bool // wanted, or being read
 	reading int
+	epoch   int            // how often was forgotten what was known
 	read    chan recovered // has room for each reader, so that none ever waits
 	wg      sync.WaitGroup
 }
@@ -39,6 +40,7 @@ type recovered struct {
 	emitters []string
 	runs     map[string][]store.Run
 	err      error
+	epoch    int // when it was asked for
 }
 
 func newRecovery() recovery {
@@ -100,11 +102,12 @@ func (s *sealer) ask(ctx context.Context) {
 		emitters := slices.Clone(s.wanted[:n])
 		s.wanted = slices.Delete(s.wanted, 0, n)
 		s.reading++
+		epoch := s.epoch
 		s.wg.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, patience)
 			defer cancel()
 			runs, err := s.p.store.Sequences(ctx, emitters)
-			s.read <- recovered{emitters, runs, err}
+			s.read <- recovered{emitters, runs, err, epoch}
 		})
 	}
 }
@@ -114,6 +117,9 @@ func (s *sealer) ask(ctx context.Context) {
 // come again: without its sequence their events might be stored twice.
 func (s *sealer) learn(ctx context.Context, got recovered) (ready []*request) {
 	s.reading--
+	if got.epoch != s.epoch {
+		return s.askAgain(ctx, got.emitters)
+	}
 	if got.err != nil && ctx.Err() == nil {
 		s.p.log.Error("reading emitters' sequences; they are told to wait and to send again", "emitters", len(got.emitters), "read", len(got.runs), "error", got.err)
 	}
@@ -153,6 +159,24 @@ func (s *sealer) learn(ctx context.Context, got recovered) (ready []*request) {
 	s.parked = waiting
 	s.ask(ctx)
 	return ready
+}
+
+// askAgain asks for emitters whose sequences were read before they were to be
+// forgotten: others may have stored events of theirs since.
+func (s *sealer) askAgain(ctx context.Context, emitters []string) []*request {
+	for _, emitter := range emitters {
+		delete(s.asked, emitter)
+	}
+	for _, r := range s.parked {
+		for emitter := range r.lacks {
+			if !s.asked[emitter] {
+				s.asked[emitter] = true
+				s.wanted = append(s.wanted, emitter)
+			}
+		}
+	}
+	s.ask(ctx)
+	return nil
 }
 
 // letGo gives the sequences free that r has kept from being forgotten.

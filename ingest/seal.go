@@ -61,7 +61,7 @@ func (s *sealer) run(ctx context.Context, out chan<- sealed) {
 		case got := <-s.read:
 			ready = s.learn(ctx, got)
 		case done := <-s.p.forget:
-			s.forget()
+			s.forget(nil)
 			close(done)
 		}
 		if len(ready) > 0 {
@@ -95,6 +95,10 @@ func (s *sealer) gather(ctx context.Context, requests []*request) []*request {
 			add(s.admit(ctx, r))
 		case got := <-s.read:
 			add(s.learn(ctx, got))
+		case done := <-s.p.forget:
+			requests = s.current(requests)
+			s.forget(requests)
+			close(done)
 		case <-age.C:
 			room = s.p.room
 		case <-room:
@@ -116,23 +120,26 @@ func (s *sealer) seal(requests []*request) []sealed {
 	// By a clock that went back, events would expire before their time.
 	now := time.UnixMicro(max(s.p.now().UnixMicro(), s.clock))
 	var months []*month
-	var until *Tenure
+	var until *Tenure // of one generation of one source: those of others have ended
 	requests = slices.DeleteFunc(requests, func(r *request) bool {
-		// Time for the batch before this one and for this one.
-		if r.until == nil || r.until.lasts(s.p.now(), 2) {
+		if r.until == nil || r.until == until {
+			return false
+		}
+		if until == nil && r.until.hold(s.p.now()) {
+			until = r.until
 			return false
 		}
 		s.p.refuse(r)
 		return true
 	})
+	if until != nil {
+		defer until.release()
+	}
 	if len(requests) == 0 {
 		s.p.room <- struct{}{} // what the writer would have done
 		return nil
 	}
 	for _, r := range requests {
-		if r.until != nil {
-			until = r.until // there is one source of this kind
-		}
 		for i, e := range r.events {
 			q, _ := s.known.Get(e.EmitterID)
 			switch q.add(e.EmitterSeq) {
@@ -165,6 +172,9 @@ func (s *sealer) seal(requests []*request) []sealed {
 		// The contents are part of the name: a number that is used again after a crash,
 		// for other events, must not be taken for the first one.
 		out = append(out, sealed{batch: store.Batch{Events: m.events, Token: fmt.Sprintf("%s/%d/%x", s.logID, m.number, e.Root[:16]), MAC: s.own.mac(e)}, entry: e, tags: store.Tags(m.leaves), until: until})
+		if until != nil {
+			until.again() // until the writer has done with it
+		}
 	}
 	for _, r := range requests {
 		if r.entry == nil {
@@ -235,10 +245,32 @@ func (s *sealer) evict() {
 	}
 }
 
-// forget has all sequences read anew of which nothing is under way.
-func (s *sealer) forget() {
+// current refuses the requests whose tenure has ended: others may have been given
+// their events, and what is known of their emitters may be old.
+func (s *sealer) current(requests []*request) []*request {
+	return slices.DeleteFunc(requests, func(r *request) bool {
+		if r.until == nil || !r.until.Ended() {
+			return false
+		}
+		r.letGo()
+		s.p.refuse(r)
+		return true
+	})
+}
+
+// forget has all sequences read anew but those of which something is under way, such
+// as the requests that are about to be sealed.
+func (s *sealer) forget(about []*request) {
+	s.epoch++
+	s.parked = s.current(s.parked)
+	needed := map[string]bool{}
+	for _, r := range about {
+		for _, e := range r.events {
+			needed[e.EmitterID] = true
+		}
+	}
 	for _, emitter := range s.known.Keys() {
-		if q, _ := s.known.Peek(emitter); q.batch <= s.p.settledBatch.Load() && q.waited == 0 {
+		if q, _ := s.known.Peek(emitter); q.batch <= s.p.settledBatch.Load() && q.waited == 0 && !needed[emitter] {
 			s.known.Remove(emitter)
 		}
 	}

@@ -25,16 +25,52 @@ func TestATenureLastsForSoManyAttempts(t *testing.T) {
 			t.Errorf("%d attempts: want %v", attempts, want)
 		}
 	}
-	// The machine was suspended: its monotonic clock says that no time has passed, the
-	// other one says a minute. No clock that only a test sets has both, so the one that
-	// lacks the first must count too.
+	// After a suspension the monotonic clock says that no time has passed.
 	if tenure.lasts(now.Round(0).Add(time.Minute), 1) {
 		t.Error("it lasts though a minute has passed")
 	}
 	tenure.End()
-	if tenure.lasts(now, 0) {
+	tenure.Extend(now.Add(time.Hour))
+	if tenure.lasts(now, 0) || !tenure.Ended() {
 		t.Error("one that has ended lasts")
 	}
+}
+
+func TestATenureIsClosedWhenNothingOfItIsUnderWay(t *testing.T) {
+	tenure := NewTenure(time.Millisecond)
+	tenure.Extend(time.Now().Add(time.Hour))
+	if !tenure.hold(time.Now()) || !tenure.try(time.Now()) {
+		t.Fatal("it does not last")
+	}
+	closed := make(chan struct{})
+	go func() { defer close(closed); tenure.Close(t.Context()) }()
+	tenure.tried()
+	if tenure.Ended() {
+		t.Error("it ended while a batch was under way")
+	}
+	tenure.release()
+	<-closed
+	if tenure.hold(time.Now()) {
+		t.Error("a batch is made after it")
+	}
+	// What can't be waited for any longer is cut off, but not while it is tried.
+	tenure = NewTenure(time.Millisecond)
+	tenure.Extend(time.Now().Add(time.Hour))
+	if !tenure.hold(time.Now()) || !tenure.try(time.Now()) {
+		t.Fatal("it does not last")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	closed = make(chan struct{})
+	go func() { defer close(closed); tenure.Close(ctx) }()
+	eventually(t, "it has ended", tenure.Ended)
+	select {
+	case <-closed:
+		t.Error("it is closed while an attempt is under way")
+	case <-time.After(20 * time.Millisecond):
+	}
+	tenure.tried()
+	<-closed
 }
 
 func (p *running) submitUntil(t *testing.T, tenure *Tenure, events ...*event.Event) (Settled, error) {

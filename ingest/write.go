@@ -32,14 +32,19 @@ func (p *Pipeline) write(ctx context.Context, log string, last uint64, batches <
 		if len(b.requests) > 0 { // the last batch of those that were gathered together
 			p.room <- struct{}{}
 		}
+		tried := false // of a batch that is not, somebody has to let go
 		if n := len(b.batch.Events); !gaveUp && n > 0 {
 			start := p.now()
+			tried = true
 			gaveUp = !p.append(ctx, b, fail)
 			if !gaveUp {
 				last = max(last, b.entry.Batch)
 				p.watch.Committed(n, p.now().Sub(start))
 				b.batch.Events = nil
 			}
+		}
+		if gaveUp && b.until != nil && !tried {
+			b.until.release()
 		}
 		b.failed = gaveUp
 		for _, r := range b.requests { // what is stored takes no memory while it is sealed
@@ -66,15 +71,17 @@ func (p *Pipeline) write(ctx context.Context, log string, last uint64, batches <
 // does not last for another attempt is given up, and with it this run: the attempts
 // before may have stored it.
 func (p *Pipeline) append(ctx context.Context, b sealed, fail context.CancelCauseFunc) bool {
+	if b.until == nil {
+		return p.insist(ctx, appending, len(b.batch.Events), func(ctx context.Context) error { return p.store.Append(ctx, b.batch) })
+	}
+	defer b.until.release()
 	ended := false
 	stored := p.insist(ctx, appending, len(b.batch.Events), func(ctx context.Context) error {
-		if b.until == nil {
-			return p.store.Append(ctx, b.batch)
-		}
-		if ended = !b.until.lasts(p.now(), 1); ended {
+		if ended = !b.until.try(p.now()); ended {
 			fail(ErrTenureEnded)
 			return nil
 		}
+		defer b.until.tried()
 		ctx, cancel := context.WithTimeout(ctx, b.until.within)
 		defer cancel()
 		return p.store.Append(ctx, b.batch)

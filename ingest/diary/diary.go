@@ -26,6 +26,7 @@ type Diary struct {
 	record             Recorder
 	now                func() time.Time
 
+	turn    chan struct{} // has room for the one who writes
 	mu      sync.Mutex
 	seq     uint64
 	waiting []*event.Event // not known to be stored
@@ -35,7 +36,7 @@ type Diary struct {
 func New(part string, record Recorder, now func() time.Time) *Diary {
 	var noise [6]byte
 	rand.Read(noise[:])
-	return &Diary{emitter: "mcpaudit-" + part + "-" + hex.EncodeToString(noise[:]), principal: "mcpaudit:" + part, record: record, now: now}
+	return &Diary{emitter: "mcpaudit-" + part + "-" + hex.EncodeToString(noise[:]), principal: "mcpaudit:" + part, record: record, now: now, turn: make(chan struct{}, 1)}
 }
 
 // Entry is something that was done or that happened.
@@ -52,25 +53,38 @@ const mostWaiting = 1000
 
 // Note writes an entry, with those before it that could not be stored, and returns
 // when they are durable. After an error it is stored with the next one, unless too
-// many wait already.
+// many wait already. While another entry is written it waits for that one.
 func (d *Diary) Note(ctx context.Context, n Entry) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.waiting) < mostWaiting {
-		d.waiting = append(d.waiting, d.next(n))
+	select {
+	case d.turn <- struct{}{}:
+		defer func() { <-d.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	size := 0
-	copies := make([]*event.Event, len(d.waiting)) // the pipeline makes them its own
-	for i, e := range d.waiting {
-		c := *e
-		c.Labels = slices.Clone(e.Labels)
-		copies[i], size = &c, size+e.Size()
+	for {
+		d.mu.Lock()
+		full := len(d.waiting) >= mostWaiting
+		if !full {
+			d.waiting = append(d.waiting, d.next(n))
+		}
+		size := 0
+		copies := make([]*event.Event, len(d.waiting)) // the pipeline makes them its own
+		for i, e := range d.waiting {
+			c := *e
+			c.Labels = slices.Clone(e.Labels)
+			copies[i], size = &c, size+e.Size()
+		}
+		d.mu.Unlock()
+		if _, err := d.record.Submit(ctx, copies, size); err != nil {
+			return err
+		}
+		d.mu.Lock()
+		d.waiting = d.waiting[len(copies):]
+		d.mu.Unlock()
+		if !full {
+			return nil
+		}
 	}
-	if _, err := d.record.Submit(ctx, copies, size); err != nil {
-		return err
-	}
-	d.waiting = nil
-	return nil
 }
 
 // Event is an entry that the caller writes himself. Its number is used up.

@@ -4,11 +4,9 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
-	"github.com/mcpaudit/mcpaudit/internal/enginetest"
 	"github.com/mcpaudit/mcpaudit/internal/kafkatest"
 )
 
@@ -249,19 +247,8 @@ func TestInstancesThatJoinAndLeaveUnderLoadLoseAndDoubleNothing(t *testing.T) {
 	c := kafkatest.Shared(t, 3)
 	cfg := setUp(c, 6)
 	cfg.Shared = true
-	server := enginetest.Start(t)
-	open := func() *store.Store {
-		s, err := store.Open(t.Context(), store.Config{DSN: server.DSN()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = s.Close() })
-		return s
-	}
+	open := openShared(t)
 	s := open()
-	if _, err := s.Migrate(t.Context(), time.Now()); err != nil {
-		t.Fatal(err)
-	}
 	instances := []*instance{run(t, s, newKey(t, "one"), cfg)}
 	p := produce(t, c, cfg.Topic, emitters(12))
 	for n := range 2 {

@@ -30,10 +30,18 @@ const (
 // errUnreadable is about a message that the brokers have and that can't be read.
 var errUnreadable = errors.New("a message of the partition can't be read")
 
-// fetch reads what there is from an offset on, and where to go on after it. While
-// wait is true and there is nothing it waits a moment. The values are those that the
-// brokers hold at most FetchBytes of at once, or one batch.
-func (p *partition) fetch(ctx context.Context, from int64, wait bool) (out []record, next int64, err error) {
+// fetched is what one request to the brokers brought.
+type fetched struct {
+	records []record
+	next    int64 // where to go on
+	end     int64 // of the partition, by now
+	lacking int64 // messages that should be before the first one and are not
+	err     error
+}
+
+// fetch reads what there is from an offset on. While wait is true and there is nothing
+// it waits a moment. After an error, next is where it was.
+func (p *partition) fetch(ctx context.Context, from int64, wait bool) fetched {
 	ctx, cancel := context.WithTimeout(ctx, tookTooLong)
 	defer cancel()
 	request := &kafka.FetchRequest{Addr: p.s.client.Addr, Topic: p.s.cfg.Topic, Partition: p.id, Offset: from, MinBytes: 1, MaxBytes: int64(p.s.cfg.FetchBytes), MaxWait: fetchWait}
@@ -44,28 +52,24 @@ func (p *partition) fetch(ctx context.Context, from int64, wait bool) (out []rec
 	if err == nil {
 		err = answer.Error
 	}
-	if err != nil {
-		return nil, from, fmt.Errorf("fetch from offset %d: %w", from, err)
-	}
-	p.end = answer.HighWatermark
-	out, next, some, err := readRecords(answer.Records, from)
-	if err == nil && some && next == from {
-		// The broker has sent the batch that has this offset, and in it there is none.
-		err = fmt.Errorf("offset %d: %w", from, errUnreadable)
+	var f fetched
+	if err == nil {
+		f, err = readRecords(answer.Records, from)
 	}
 	if err != nil {
-		return nil, from, fmt.Errorf("fetch from offset %d: %w", from, err)
+		return fetched{next: from, err: fmt.Errorf("fetch from offset %d: %w", from, err)}
 	}
-	return out, next, nil
+	f.end = answer.HighWatermark
+	return f
 }
 
-// readRecords takes the messages from an offset on out of an answer. some is true when
-// there was anything at all in it.
-func readRecords(from protocol.RecordReader, first int64) (out []record, next int64, some bool, err error) {
-	next = first
+// readRecords takes the messages from an offset on out of an answer.
+func readRecords(from protocol.RecordReader, first int64) (fetched, error) {
+	f := fetched{next: first}
 	batches := []protocol.RecordReader{from}
+	some := false
 	if stream, ok := from.(*protocol.RecordStream); ok {
-		batches = stream.Records
+		batches, some = stream.Records, len(stream.Records) > 0
 	}
 	for _, b := range batches {
 		_, control := b.(*protocol.ControlBatch) // ends of transactions
@@ -75,28 +79,34 @@ func readRecords(from protocol.RecordReader, first int64) (out []record, next in
 				break
 			}
 			if err != nil {
-				return nil, first, true, err
+				return f, err
 			}
-			some = true
-			if control || r.Offset < next {
-				next = max(next, r.Offset+1)
+			if control || r.Offset < f.next {
+				f.next = max(f.next, r.Offset+1)
 				release(r)
 				continue
 			}
-			// Offsets of a topic that keeps everything have no holes, but where this is the
-			// first one: the brokers have deleted what was before.
-			if r.Offset > next && len(out) > 0 {
-				release(r)
-				return out, next, true, nil
+			// A topic that keeps everything has no holes. What is before one is handed over
+			// first, and the next request begins at it.
+			if r.Offset > f.next {
+				if len(f.records) > 0 {
+					release(r)
+					return f, nil
+				}
+				f.lacking += r.Offset - f.next
 			}
 			one, err := own(r)
 			if err != nil {
-				return nil, first, true, err
+				return f, err
 			}
-			out, next = append(out, one), r.Offset+1
+			f.records, f.next = append(f.records, one), r.Offset+1
 		}
 	}
-	return out, next, some, nil
+	if some && f.next == first {
+		// The brokers have sent the batch that has this offset, and in it there is none.
+		return f, fmt.Errorf("offset %d: %w", first, errUnreadable)
+	}
+	return f, nil
 }
 
 // own copies a record out of the client's buffers and gives those back.
@@ -126,10 +136,10 @@ func release(r *protocol.Record) {
 	}
 }
 
-// maxInflated is how large a compressed batch may become, in bytes: 64 times of what
-// brokers take unless they are told otherwise. Without a bound, whoever may write to
-// the topic could fill this machine's memory with one megabyte.
-const maxInflated = 64 << 20
+// maxInflated is how large a compressed batch may become, in bytes: many times of what
+// producers put into one. It bounds one batch; a fetch may have many that are made to
+// become so large, so who may write to the topic must be trusted that far.
+const maxInflated = 16 << 20
 
 var errInflated = fmt.Errorf("a compressed batch becomes larger than %d bytes", maxInflated)
 

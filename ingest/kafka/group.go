@@ -12,15 +12,17 @@ import (
 
 	"github.com/segmentio/kafka-go"
 
+	"github.com/mcpaudit/mcpaudit/ingest"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 )
 
 // generation is what the group has given this member until the next rebalance.
 type generation struct {
-	s    *Source
-	id   int32
-	me   string // member id
-	mine []*partition
+	s      *Source
+	id     int32
+	me     string // member id
+	mine   []*partition
+	tenure *ingest.Tenure
 
 	// foreign are the batches that others had stored and not sealed when this one
 	// began: what this member takes for stored may be in them. No offset is committed
@@ -33,12 +35,11 @@ type generation struct {
 }
 
 // generation works on what g assigns until g ends, and returns when all that was under
-// way is settled and committed, or given up. The error is one that trying again does
-// not mend.
-func (s *Source) generation(ctx context.Context, g *kafka.Generation) error {
-	x := &generation{s: s, id: g.ID, me: g.MemberID}
+// way is settled and committed, or given up. It says how many partitions there were.
+func (s *Source) generation(ctx context.Context, g *kafka.Generation) int {
+	x := &generation{s: s, id: g.ID, me: g.MemberID, tenure: ingest.NewTenure(s.cfg.SessionTimeout / 6)}
 	for _, a := range g.Assignments[s.cfg.Topic] {
-		x.mine = append(x.mine, newPartition(s, a.ID))
+		x.mine = append(x.mine, newPartition(x, a.ID))
 	}
 	s.d.Watch.Assigned(len(x.mine))
 	s.leads.Store(slices.ContainsFunc(x.mine, func(p *partition) bool { return p.id == 0 }))
@@ -47,7 +48,9 @@ func (s *Source) generation(ctx context.Context, g *kafka.Generation) error {
 		s.d.Log.Info("kafka: partitions are assigned", "topic", s.cfg.Topic, "group", s.cfg.Group, "generation", g.ID, "partitions", len(x.mine))
 	}
 	s.begun = s.begun || len(x.mine) > 0
-	s.lookForTopic(ctx)
+	if len(x.mine) == 0 {
+		s.lookForTopic(ctx)
+	}
 	ended := make(chan struct{})
 	// kafka-go joins the next generation when this function has returned.
 	g.Start(func(over context.Context) {
@@ -56,7 +59,7 @@ func (s *Source) generation(ctx context.Context, g *kafka.Generation) error {
 	})
 	<-ended
 	s.d.Watch.Assigned(0)
-	return nil
+	return len(x.mine)
 }
 
 // lookForTopic says, once, when there is no topic to read.
@@ -73,76 +76,99 @@ func (s *Source) lookForTopic(ctx context.Context) {
 
 // run reads the partitions until ctx or the generation is over.
 func (x *generation) run(ctx, over context.Context) {
-	fetching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	// Three lives: fetching ends with ctx or the generation; working goes on until what
+	// is under way is settled; alive until nothing of it is in the pipeline any more.
+	outer := context.WithoutCancel(ctx)
+	fetching, stop := context.WithCancel(outer)
 	defer stop()
-	working, abandon := context.WithCancel(context.WithoutCancel(ctx)) // outlives fetching
+	for _, end := range []context.Context{ctx, over} {
+		defer onEnd(end, stop)()
+	}
+	working, abandon := context.WithCancel(outer)
 	defer abandon()
-
+	alive, quit := context.WithCancel(outer)
 	var beating sync.WaitGroup
 	defer beating.Wait()
-	alive, quit := context.WithCancel(working)
 	defer quit()
 	beating.Go(func() { x.beat(alive, abandon) })
+	// In a rebalance the others wait for what is under way; at shutdown nobody does for
+	// longer than a moment.
+	late, enough := context.WithCancel(outer)
+	defer enough()
+	go func() {
+		<-fetching.Done()
+		select {
+		case <-time.After(x.s.cfg.RebalanceTimeout - x.s.cfg.SessionTimeout/2):
+		case <-late.Done():
+		case <-ctx.Done():
+			select {
+			case <-time.After(shutdownTimeout):
+			case <-late.Done():
+			}
+		}
+		abandon()
+		enough()
+	}()
+	// On every way out. Whoever is given the partitions next finds all of it in the store.
+	defer x.tenure.Close(late)
 
-	if !x.begin(fetching, over, ctx) {
+	if !x.begin(fetching) {
 		return
 	}
 	var reading sync.WaitGroup
 	for _, p := range x.mine {
 		reading.Go(func() { p.run(fetching, working) })
 	}
-	drained := make(chan struct{})
-	go func() { reading.Wait(); close(drained) }()
-
 	commit := time.NewTicker(x.s.cfg.CommitEvery)
 	defer commit.Stop()
-	for done := ctx.Done(); ; {
+	for fetching.Err() == nil {
 		select {
 		case <-commit.C:
-			x.commit(working)
-			continue
-		case <-done:
-		case <-over.Done():
-		case <-drained: // of its own accord only when there is nothing to read
-			if len(x.mine) == 0 {
-				select {
-				case <-done:
-				case <-over.Done():
-				}
-			}
+			x.commit(fetching)
+		case <-fetching.Done():
 		}
-		break
 	}
-	stop()
-	<-drained
+	reading.Wait()
 	if !x.fenced.Load() {
-		x.commit(working)
+		x.commit(outer)
 	}
-	// The offsets are committed: whoever is given the partitions next goes on there.
-	x.s.tenure.End()
+}
+
+// onEnd calls do when ctx ends; the returned function forgets that. It is for contexts
+// of kafka-go, which context.AfterFunc would start a goroutine for that stays.
+func onEnd(ctx context.Context, do func()) (forget func()) {
+	quit := make(chan struct{})
+	go func() {
+		select {
+		case <-ctx.Done():
+			do()
+		case <-quit:
+		}
+	}()
+	return func() { close(quit) }
 }
 
 // begin prepares to read: what was known of emitters may be old, and what others have
-// stored may not be sealed. It tries until it can, and says whether it could.
-func (x *generation) begin(ctx, over, outer context.Context) bool {
+// stored may not be sealed. It tries until it can, or ctx ends, and says whether it
+// could.
+func (x *generation) begin(ctx context.Context) bool {
 	if !x.s.cfg.Shared || len(x.mine) == 0 {
 		return true
 	}
 	for wait := firstWait; ; {
-		err := x.s.d.Pipeline.Forget(ctx)
+		try, cancel := context.WithTimeout(ctx, askTimeout)
+		err := x.s.d.Pipeline.Forget(try)
 		if err == nil {
-			x.foreign, err = x.s.d.Store.UnsealedOfOthers(ctx, x.s.d.LogID, x.s.cfg.LostLogs)
+			x.foreign, err = x.s.d.Store.UnsealedOfOthers(try, x.s.d.LogID, x.s.cfg.LostLogs)
 		}
+		cancel()
 		if err == nil {
 			return true
 		}
-		x.s.d.Log.Warn("kafka: before partitions are read it must be known what others have stored; it is tried again", "error", err)
-		select {
-		case <-over.Done():
-			return false
-		default:
+		if ctx.Err() == nil {
+			x.s.d.Log.Warn("kafka: before partitions are read it must be known what others have stored; it is tried again", "error", err)
 		}
-		if !pause(outer, &wait) {
+		if !pause(ctx, &wait) {
 			return false
 		}
 	}
@@ -155,21 +181,17 @@ func (x *generation) beat(ctx context.Context, abandon func()) {
 	cfg := x.s.cfg
 	every := time.NewTicker(cfg.SessionTimeout / 20)
 	defer every.Stop()
-	asked := kafka.HeartbeatRequest{Addr: x.s.client.Addr, GroupID: cfg.Group, GenerationID: x.id, MemberID: x.me}
 	var waiting time.Time // since when a rebalance may have been under way
 	last := x.s.d.Now()
 	for {
 		from := x.s.d.Now()
 		request, cancel := context.WithTimeout(ctx, cfg.SessionTimeout/3)
-		answer, err := x.s.client.Heartbeat(request, &asked)
+		err := x.heartbeat(request)
 		cancel()
-		if err == nil {
-			err = answer.Error
-		}
 		switch {
 		case err == nil:
 			last, waiting = from, time.Time{}
-			x.s.tenure.Extend(from.Add(cfg.SessionTimeout))
+			x.tenure.Extend(from.Add(cfg.SessionTimeout))
 		case errors.Is(err, kafka.RebalanceInProgress):
 			if waiting.IsZero() {
 				waiting = last
@@ -178,19 +200,19 @@ func (x *generation) beat(ctx context.Context, abandon func()) {
 			if end := waiting.Add(cfg.RebalanceTimeout); until.After(end) {
 				until = end
 			}
-			x.s.tenure.Extend(until)
-		case errors.Is(err, kafka.IllegalGeneration), errors.Is(err, kafka.UnknownMemberId), errors.Is(err, kafka.MemberIDRequired):
+			x.tenure.Extend(until)
+		case errors.Is(err, kafka.IllegalGeneration), errors.Is(err, kafka.UnknownMemberId), errors.Is(err, kafka.FencedInstanceID):
 			// The group has gone on without us. What is under way may be somebody else's.
 			x.fenced.Store(true)
 			x.s.leads.Store(false)
-			x.s.tenure.End()
+			x.tenure.End()
 			if ctx.Err() == nil {
 				x.s.d.Log.Warn("kafka: the group has gone on without this member; what it had under way is read again", "group", cfg.Group, "generation", x.id)
 			}
 			abandon()
 			return
 		case ctx.Err() == nil:
-			x.s.d.Watch.Failed()
+			x.s.d.Watch.Failed() // no sign of life: the tenure runs out
 		}
 		select {
 		case <-ctx.Done():
@@ -242,7 +264,7 @@ func (x *generation) commit(ctx context.Context) {
 	}
 }
 
-const commitTimeout = 10 * time.Second
+const commitTimeout = 5 * time.Second
 
 // sealed says whether what others had stored when this generation began is sealed by
 // now. Until then nothing is committed: should they never come back, it is not sealed
@@ -256,8 +278,15 @@ func (x *generation) sealed(ctx context.Context) bool {
 		return false
 	}
 	x.asked = now
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
 	still, err := x.s.d.Store.UnsealedOfOthers(ctx, x.s.d.LogID, x.s.cfg.LostLogs)
 	if err != nil {
+		x.s.d.Watch.Held(len(x.mine))
+		if now.Sub(x.warned) > time.Minute {
+			x.warned = now
+			x.s.d.Log.Warn("kafka: offsets are not committed while it can't be seen what others have sealed", "error", err)
+		}
 		return false
 	}
 	x.foreign = slices.DeleteFunc(x.foreign, func(b store.BatchID) bool { return !slices.Contains(still, b) })

@@ -3,6 +3,7 @@ package kafka_test
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -25,6 +26,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
+	"github.com/mcpaudit/mcpaudit/internal/enginetest"
 	"github.com/mcpaudit/mcpaudit/internal/kafkatest"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 	"github.com/mcpaudit/mcpaudit/query/verify"
@@ -110,40 +112,64 @@ func (unwatched) Committed(int, time.Duration) {}
 func (unwatched) Settled(int, int, int)        {}
 func (unwatched) StoreFailed()                 {}
 
-// gate is a store whose appends wait while it is shut.
-type gate struct {
-	ingest.Store
-	mu   sync.Mutex
-	shut chan struct{}
+// faulty is a store with faults, for the pipeline and the source alike. What is set is
+// asked before the store is.
+type faulty struct {
+	*store.Store
+	mu                          sync.Mutex
+	append, sequences, unsealed func(context.Context) error
 }
 
-func (g *gate) close() (open func()) {
-	shut := make(chan struct{})
-	g.mu.Lock()
-	g.shut = shut
-	g.mu.Unlock()
-	return sync.OnceFunc(func() { close(shut) })
+func (f *faulty) set(do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	do()
 }
 
-func (g *gate) Append(ctx context.Context, b store.Batch) error {
-	g.mu.Lock()
-	shut := g.shut
-	g.mu.Unlock()
-	if shut != nil {
-		select {
-		case <-shut:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+// mend removes all faults.
+func (f *faulty) mend() { f.set(func() { f.append, f.sequences, f.unsealed = nil, nil, nil }) }
+
+func (f *faulty) first(ctx context.Context, which *func(context.Context) error) error {
+	f.mu.Lock()
+	do := *which
+	f.mu.Unlock()
+	if do == nil {
+		return nil
 	}
-	return g.Store.Append(ctx, b)
+	return do(ctx)
 }
+
+func (f *faulty) Append(ctx context.Context, b store.Batch) error {
+	if err := f.first(ctx, &f.append); err != nil {
+		return err
+	}
+	return f.Store.Append(ctx, b)
+}
+
+func (f *faulty) Sequences(ctx context.Context, emitters []string) (map[string][]store.Run, error) {
+	if err := f.first(ctx, &f.sequences); err != nil {
+		return nil, err
+	}
+	return f.Store.Sequences(ctx, emitters)
+}
+
+func (f *faulty) UnsealedOfOthers(ctx context.Context, own string, lost []string) ([]store.BatchID, error) {
+	if err := f.first(ctx, &f.unsealed); err != nil {
+		return nil, err
+	}
+	return f.Store.UnsealedOfOthers(ctx, own, lost)
+}
+
+// hangs is a fault: no answer.
+func hangs(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+
+// fails is one with an answer.
+func fails(context.Context) error { return errors.New("no route to the store") }
 
 // instance is a pipeline that reads a topic.
 type instance struct {
 	t     *testing.T
-	store *store.Store
-	gate  *gate
+	store *faulty
 	watch *observer
 	cfg   kafka.Config
 
@@ -170,7 +196,7 @@ func run(t *testing.T, s *store.Store, key *ledger.Key, cfg kafka.Config) *insta
 	if cfg.CommitEvery == 0 {
 		cfg.CommitEvery = 50 * time.Millisecond
 	}
-	i := &instance{t: t, store: s, gate: &gate{Store: s}, watch: &observer{dead: map[string]int{}, lag: map[int]int64{}}, cfg: cfg, left: make(chan struct{}), done: make(chan struct{})}
+	i := &instance{t: t, store: &faulty{Store: s}, watch: &observer{dead: map[string]int{}, lag: map[int]int64{}}, cfg: cfg, left: make(chan struct{}), done: make(chan struct{})}
 	r, err := redact.New(redact.DefaultProfile(), []byte("the service's key in tests, 32 b"))
 	if err != nil {
 		t.Fatal(err)
@@ -179,22 +205,29 @@ func run(t *testing.T, s *store.Store, key *ledger.Key, cfg kafka.Config) *insta
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	p := ingest.New(ingest.Config{Key: key, Shared: cfg.Shared}, i.gate, r, time.Now, log, unwatched{})
-	source, err := kafka.New(cfg, kafka.Deps{Pipeline: p, Store: s, LogID: key.LogID(), Diary: diary.New("kafka", p, time.Now), Now: time.Now, Log: log, Watch: i.watch})
+	p := ingest.New(ingest.Config{Key: key, Shared: cfg.Shared}, i.store, r, time.Now, log, unwatched{})
+	source, err := kafka.New(cfg, kafka.Deps{Pipeline: p, Store: i.store, LogID: key.LogID(), Diary: diary.New("kafka", p, time.Now), Now: time.Now, Log: log, Watch: i.watch})
 	if err != nil {
 		t.Fatal(err)
 	}
 	pipeline, end := context.WithCancel(context.Background())
 	reading, leave := context.WithCancel(context.Background())
 	i.leave, i.end = leave, end
-	go func() { defer close(i.done); i.err = p.Run(pipeline) }()
+	go func() {
+		defer close(i.done)
+		defer leave() // as the service does
+		i.err = p.Run(pipeline)
+	}()
 	go func() {
 		defer close(i.left)
 		if err := source.Run(reading); err != nil {
 			t.Error(err)
 		}
 	}()
-	t.Cleanup(i.stop)
+	t.Cleanup(func() {
+		i.store.mend()
+		i.stop()
+	})
 	return i
 }
 
@@ -313,6 +346,24 @@ func emitters(n int) (out []string) {
 		out = append(out, fmt.Sprintf("emitter-%d", i))
 	}
 	return out
+}
+
+// openShared makes a store that several instances open.
+func openShared(t *testing.T) (open func() *store.Store) {
+	t.Helper()
+	server := enginetest.Start(t)
+	open = func() *store.Store {
+		s, err := store.Open(t.Context(), store.Config{DSN: server.DSN()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.Close() })
+		return s
+	}
+	if _, err := open().Migrate(t.Context(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	return open
 }
 
 func openStore(t *testing.T) *store.Store { return storetest.Open(t, t.TempDir()) }

@@ -23,6 +23,14 @@
 // never passed over in silence; the others go on. A partition is fetched no further
 // than the pipeline takes: that is the flow control.
 //
+// Each emitter's events have to be in one partition, or two members would store them
+// side by side. Where the store is shared, a message whose key is not its event's
+// emitter_id is a dead letter for that reason: it may be anywhere. And the number of
+// partitions is not to be changed while emitters send.
+//
+// Messages of transactions that were aborted are read like others: their producer sends
+// them again, and they are stored once.
+//
 // # Where a partition goes on
 //
 // With each offset a fingerprint of the last message before it is committed (as the
@@ -39,7 +47,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -59,14 +66,15 @@ type Config struct {
 	// DeadLetter is the topic for messages that are no events; default the topic's name
 	// with "-dead-letter". It has to exist.
 	DeadLetter string
-	// FetchBytes is how much of a partition is fetched at once, in bytes; default 1
-	// MiB. One message may be larger.
+	// FetchBytes is how much of a partition is fetched at once, in bytes as the brokers
+	// keep them; default 256 KiB. One batch may be larger. Two of them are in memory for
+	// each partition, unpacked: events become some six times as large.
 	FetchBytes int
 	// SessionTimeout is after how long without a sign of life the others are given
 	// this member's partitions; default 30 s. The brokers allow 6 s to 30 min.
 	SessionTimeout time.Duration
 	// RebalanceTimeout is for how long the others wait until this member has settled
-	// what is under way; default 5 minutes.
+	// what is under way; default 2 minutes.
 	RebalanceTimeout time.Duration
 	// CommitEvery is the time between commits of offsets, and with it how much is read
 	// again after a crash; default 1 s.
@@ -82,9 +90,9 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	c.Group = cmp.Or(c.Group, "mcpaudit")
 	c.DeadLetter = cmp.Or(c.DeadLetter, c.Topic+"-dead-letter")
-	c.FetchBytes = cmp.Or(c.FetchBytes, 1<<20)
+	c.FetchBytes = cmp.Or(c.FetchBytes, 256<<10)
 	c.SessionTimeout = cmp.Or(c.SessionTimeout, 30*time.Second)
-	c.RebalanceTimeout = cmp.Or(c.RebalanceTimeout, 5*time.Minute)
+	c.RebalanceTimeout = cmp.Or(c.RebalanceTimeout, 2*time.Minute)
 	c.CommitEvery = cmp.Or(c.CommitEvery, time.Second)
 	return c
 }
@@ -161,11 +169,11 @@ type Source struct {
 	dialer *kafka.Dialer
 	client *kafka.Client
 	pool   *kafka.Transport
-	tenure *ingest.Tenure
 
-	leads   atomic.Bool // it has partition 0
-	begun   bool        // it has had partitions
-	missing bool        // there was no topic, and that was said
+	leads   atomic.Bool  // it has partition 0
+	buried  atomic.Int64 // when dead letters were last spoken of, ns
+	begun   bool         // it has had partitions
+	missing bool         // there was no topic, and that was said
 }
 
 // New makes a source; it connects to nothing until Run, but reads the files of TLS.
@@ -183,7 +191,7 @@ func New(cfg Config, d Deps) (*Source, error) {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
 	pool.MetadataTopics = []string{cfg.Topic, cfg.DeadLetter}
-	return &Source{cfg: cfg, d: d, dialer: dialer, pool: pool, tenure: ingest.NewTenure(cfg.SessionTimeout / 6),
+	return &Source{cfg: cfg, d: d, dialer: dialer, pool: pool,
 		client: &kafka.Client{Addr: cfg.Cluster.Addr(), Transport: pool}}, nil
 }
 
@@ -207,17 +215,16 @@ func (s *Source) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("kafka: %w", err)
 	}
-	var leaving sync.WaitGroup
-	defer leaving.Wait()
-	stop := context.AfterFunc(ctx, func() { leaving.Go(func() { _ = group.Close() }) })
+	// Leaving is a courtesy: without it the others take over after SessionTimeout.
+	defer leave(group)
+	stop := context.AfterFunc(ctx, func() { _ = group.Close() })
 	defer stop()
 	failing := false
 	for wait := firstWait; ; {
-		started := time.Now()
 		g, err := group.Next(ctx)
+		again := true // there is nothing to read until the group has something new to say
 		switch {
 		case ctx.Err() != nil || errors.Is(err, kafka.ErrGroupClosed):
-			leaving.Go(func() { _ = group.Close() })
 			return nil
 		case err != nil:
 			s.d.Watch.Failed()
@@ -230,19 +237,30 @@ func (s *Source) Run(ctx context.Context) error {
 				s.d.Log.Info("kafka: the consumer group works again", "group", s.cfg.Group)
 			}
 			failing = false
-			if err := s.generation(ctx, g); err != nil {
-				_ = group.Close()
-				return err
-			}
+			again = s.generation(ctx, g) == 0
 		}
-		if time.Since(started) > 10*time.Second {
+		if !again {
 			wait = firstWait
-		}
-		if !pause(ctx, &wait) {
-			continue // to the end: Next says so
+		} else {
+			pause(ctx, &wait)
 		}
 	}
 }
+
+// leave leaves the group, if that can be done soon: a broker that does not answer is
+// asked again and again.
+func leave(group *kafka.ConsumerGroup) {
+	left := make(chan struct{})
+	go func() { defer close(left); _ = group.Close() }()
+	select {
+	case <-left:
+	case <-time.After(shutdownTimeout):
+	}
+}
+
+// shutdownTimeout is how long each step of ending may take: to settle what is under
+// way, and to leave the group.
+const shutdownTimeout = 10 * time.Second
 
 // untilReady waits until the pipeline takes events.
 func (s *Source) untilReady(ctx context.Context) bool {

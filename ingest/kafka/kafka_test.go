@@ -1,6 +1,7 @@
 package kafka_test
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"strings"
@@ -127,6 +128,8 @@ func TestWhatIsNoEventIsADeadLetterAndHoldsNothingUp(t *testing.T) {
 		{"invalid", client.Message{Value: invalid}},
 		{"invalid", client.Message{Value: []byte(`{}`)}},
 		{"too_large", client.Message{Value: make([]byte, 1<<20+1)}},
+		{"malformed", client.Message{Key: make([]byte, 1_048_000), Value: []byte("\xff")}}, // with our headers, more than a topic takes
+		{"malformed", client.Message{Value: []byte("\xff"), Headers: []client.Header{{Key: "h", Value: make([]byte, 1_048_000)}}}},
 	}
 	setMaxMessage(t, c, cfg.Topic, "4000000")
 	for n, p := range poison {
@@ -168,7 +171,7 @@ func TestWhatIsNoEventIsADeadLetterAndHoldsNothingUp(t *testing.T) {
 		t.Error("the log does not say that there were dead letters")
 	}
 	i.watch.see(func(o *observer) bool {
-		if o.dead["malformed"] != 4 || o.dead["invalid"] != 2 || o.dead["content_type"] != 2 || o.dead["empty"] != 1 || o.dead["too_large"] != 1 {
+		if o.dead["malformed"] != 6 || o.dead["invalid"] != 2 || o.dead["content_type"] != 2 || o.dead["empty"] != 1 || o.dead["too_large"] != 1 {
 			t.Errorf("%v", o.dead)
 		}
 		return true
@@ -192,7 +195,9 @@ func TestAStuckPartitionHoldsUpNoOther(t *testing.T) {
 		t.Errorf("offset %d is committed, behind a message that is nowhere", at)
 	}
 	c.CreateTopic(cfg.DeadLetter, 1, 1, nil)
-	eventually(t, "it goes on", func() bool { return c.Committed(cfg.Group, cfg.Topic)[0] == 3 })
+	eventually(t, "it goes on", func() bool {
+		return c.Committed(cfg.Group, cfg.Topic)[0] == 3 && i.watch.see(func(o *observer) bool { return o.stuck == 0 })
+	})
 	i.stop()
 	verified(t, s, map[string]uint64{"good": 2, "other": 2000})
 	if n := len(c.ReadAll(cfg.DeadLetter)); n != 1 {
@@ -209,13 +214,23 @@ func TestASlowStoreHoldsFetchingBack(t *testing.T) {
 	const n = 30_000
 	c.Produce(cfg.Topic, 0, messages("e", 1, n)...)
 	i := run(t, s, newKey(t, "a"), cfg)
-	open := i.gate.close()
+	shut := make(chan struct{})
+	i.store.set(func() {
+		i.store.append = func(ctx context.Context) error {
+			select {
+			case <-shut:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
 	eventually(t, "the partition is read", func() bool { return i.watch.see(func(o *observer) bool { return o.assigned == 1 }) })
 	time.Sleep(time.Second)
 	if at := c.Committed(cfg.Group, cfg.Topic)[0]; at > 0 {
 		t.Errorf("offset %d is committed while the store takes nothing", at)
 	}
-	open()
+	close(shut)
 	eventually(t, "all is settled", func() bool { return c.Committed(cfg.Group, cfg.Topic)[0] == n })
 	i.stop()
 	verified(t, s, map[string]uint64{"e": n})

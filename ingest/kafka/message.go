@@ -35,7 +35,7 @@ const EventType = "dev.mcpaudit.event.v1"
 const MaxMessage = 1 << 20
 
 // Reasons for which a message is no event that can be stored, as categories.
-var Reasons = []string{"empty", "too_large", "content_type", "malformed", "invalid", "too_many_gaps"}
+var Reasons = []string{"empty", "too_large", "content_type", "malformed", "invalid", "too_many_gaps", "wrong_key"}
 
 // defect is why a message is no event.
 type defect struct {

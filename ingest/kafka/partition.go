@@ -4,34 +4,36 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/mcpaudit/mcpaudit/ingest"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
-// window is how many fetches of a partition may be under way in the pipeline: so many
-// that it never waits for the store alone.
-const window = 8
+// window is how many portions of a partition may be under way in the pipeline: so many
+// that batches grow to their full size. Memory bounds them before that.
+const window = 64
 
-// partition is one that this member has been given. Two goroutines work on it: one
-// fetches and hands events to the pipeline, the other one waits until they are
-// settled, in order. When that fails the first one begins again where all is settled.
+// partition is one that this member has been given. Three goroutines work on it: one
+// fetches, one hands events to the pipeline, and one waits until they are settled, in
+// order. When one of them fails, all begin again where all is settled.
 type partition struct {
-	s   *Source
-	id  int
-	end int64 // of the partition, as its leader said last; the fetching goroutine's
+	s  *Source
+	x  *generation
+	id int
 
-	mu     sync.Mutex
-	known  bool     // at is
-	at     position // everything before is settled
-	saved  position // committed
-	stuck  bool
-	reason string // for which it is, or which failed last
+	mu    sync.Mutex
+	known bool     // at is
+	at    position // everything before is settled
+	saved position // committed
+	stuck bool
+	waits bool      // something failed, and nothing was settled since
+	said  time.Time // when that was said last
 }
 
-func newPartition(s *Source, id int) *partition { return &partition{s: s, id: id} }
+func newPartition(x *generation, id int) *partition { return &partition{s: x.s, x: x, id: id} }
 
-// work is one fetch on its way.
+// work is a portion of a fetch on its way.
 type work struct {
 	pending *ingest.Pending
 	records []record
@@ -127,26 +129,55 @@ func (p *partition) begin(ctx, working context.Context) (position, error) {
 	return to, nil
 }
 
-// read fetches and hands over until ctx ends or it fails.
-func (p *partition) read(ctx context.Context, at position, under chan<- work) error {
-	for ctx.Err() == nil {
-		records, next, err := p.fetch(ctx, at.next, true)
-		if err != nil {
-			return err
+// ahead fetches one after the other from an offset on, one more than is taken, until
+// ctx ends or it fails; the error comes last.
+func (p *partition) ahead(ctx context.Context, next int64) <-chan fetched {
+	out := make(chan fetched)
+	go func() {
+		defer close(out)
+		for ctx.Err() == nil {
+			f := p.fetch(ctx, next, true)
+			next = f.next
+			select {
+			case out <- f:
+			case <-ctx.Done():
+			}
+			if f.err != nil {
+				return
+			}
 		}
-		p.goesOn()
-		for next > at.next {
-			n := portion(records)
-			part := records[:n]
-			after := position{next: next, last: at.last, print: at.print}
-			if n > 0 {
+	}()
+	return out
+}
+
+// read hands over what is fetched until ctx ends or it fails.
+func (p *partition) read(ctx context.Context, at position, under chan<- work) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for f := range p.ahead(ctx, at.next) {
+		if f.err != nil {
+			return f.err
+		}
+		if f.next == at.next && f.end <= at.next {
+			p.s.d.Watch.Lag(p.id, 0)
+		}
+		if f.lacking > 0 {
+			if err := p.s.noteMoved(ctx, p.id, at.next, at.next+f.lacking, compacted, f.lacking); err != nil {
+				return err
+			}
+		}
+		records := f.records
+		for f.next > at.next {
+			part := records[:min(len(records), maxEvents)]
+			after := position{next: f.next, last: at.last, print: at.print}
+			if n := len(part); n > 0 {
 				newest := &part[n-1]
 				after = position{next: newest.offset + 1, last: newest.offset, print: fingerprint(newest)}
 			}
-			if records = records[n:]; len(records) == 0 {
-				after.next = next // behind what is no message
+			if records = records[len(part):]; len(records) == 0 {
+				after.next = f.next // behind what is no message
 			}
-			w := work{records: part, after: after, lag: max(0, p.end-after.next)}
+			w := work{records: part, after: after, lag: max(0, f.end-after.next)}
 			if err := p.submit(ctx, &w); err != nil {
 				return err
 			}
@@ -157,17 +188,13 @@ func (p *partition) read(ctx context.Context, at position, under chan<- work) er
 			}
 			at = after
 		}
-		if len(records) == 0 && p.end <= at.next {
-			p.s.d.Watch.Lag(p.id, 0)
-		}
 	}
 	return nil
 }
 
-// maxEvents is how many messages are handed over at once.
-const maxEvents = 5000
-
-func portion(records []record) int { return min(len(records), maxEvents) }
+// maxEvents is how many messages are handed over at once: so few that the memory for
+// reading them is found between those that wait for the store.
+const maxEvents = 500
 
 // submit hands the events of some messages to the pipeline. It waits for room in
 // memory first, which is what holds a partition back.
@@ -185,12 +212,16 @@ func (p *partition) submit(ctx context.Context, w *work) error {
 			w.dead = append(w.dead, letter{&w.records[i], why})
 			continue
 		}
+		if p.s.cfg.Shared && string(w.records[i].key) != e.EmitterID {
+			w.dead = append(w.dead, letter{&w.records[i], &defect{"wrong_key", "the message's key is not its emitter_id, so that it may be in any partition"}})
+			continue
+		}
 		events[i] = e
 	}
 	room.Shrink(load.After())
 	var until *ingest.Tenure
 	if p.s.cfg.Shared {
-		until = p.s.tenure
+		until = p.x.tenure
 	}
 	w.pending, err = room.StartUntil(ctx, events, until)
 	return err
@@ -211,9 +242,7 @@ func (p *partition) settle(ctx context.Context, w work) error {
 			return err
 		}
 	}
-	p.mu.Lock()
-	p.at = w.after
-	p.mu.Unlock()
+	p.goesOn(w.after)
 	if n := len(w.records); n > 0 {
 		p.s.d.Watch.Settled(p.id, n, max(0, p.s.d.Now().Sub(w.records[0].time)))
 	}
@@ -240,27 +269,31 @@ func (p *partition) committed(at position) {
 	p.saved = at
 }
 
-// failed says what holds the partition up, once for each reason.
+// failed says what holds the partition up: at once, and then now and then.
 func (p *partition) failed(err error) {
 	p.s.d.Watch.Failed()
 	if errors.Is(err, ingest.ErrUnavailable) || errors.Is(err, context.Canceled) {
 		return // the pipeline has said so
 	}
-	text := err.Error()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.reason == text {
-		return
-	}
-	p.reason = text
 	level := p.s.d.Log.Warn
 	if stays(err) {
+		if !p.stuck {
+			p.said = time.Time{}
+			p.s.d.Watch.Stuck(p.id, true)
+		}
 		p.stuck = true
-		p.s.d.Watch.Stuck(p.id, true)
 		level = p.s.d.Log.Error
 	}
-	level("kafka: the partition waits; it is tried again, nothing is passed over, and other partitions go on", "topic", p.s.cfg.Topic, "partition", p.id, "offset", p.at.next, "error", err)
+	p.waits = true
+	if now := p.s.d.Now(); now.Sub(p.said) > sayEvery {
+		p.said = now
+		level("kafka: the partition waits; it is tried again, nothing is passed over, and other partitions go on", "topic", p.s.cfg.Topic, "partition", p.id, "offset", p.at.next, "error", err)
+	}
 }
+
+const sayEvery = time.Minute
 
 // stays says whether an error is of a kind that does not go away by itself.
 func stays(err error) bool {
@@ -268,14 +301,18 @@ func stays(err error) bool {
 	return errors.Is(err, errUnreadable) || errors.Is(err, errInflated) || errors.As(err, &undelivered)
 }
 
-// goesOn notes that the partition can be read.
-func (p *partition) goesOn() {
+// goesOn notes that all before a position is settled.
+func (p *partition) goesOn(at position) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.reason != "" && !p.stuck {
-		p.s.d.Log.Info("kafka: the partition is read again", "topic", p.s.cfg.Topic, "partition", p.id)
-		p.reason = ""
+	p.at = at
+	if p.waits {
+		p.s.d.Log.Info("kafka: the partition goes on", "topic", p.s.cfg.Topic, "partition", p.id, "offset", at.next)
 	}
+	if p.stuck {
+		p.s.d.Watch.Stuck(p.id, false)
+	}
+	p.waits, p.stuck, p.said = false, false, time.Time{}
 }
 
 // free notes that the partition is not this member's any more.

@@ -113,6 +113,8 @@ const (
 	recreated moved = "recreated"
 	// Messages were deleted by the topic's retention before they were read: lost.
 	expired moved = "expired"
+	// Messages are gone from the midst of the partition: lost.
+	compacted moved = "compacted"
 )
 
 // check says where to go on from a position, and why elsewhere if so. lost is how
@@ -132,11 +134,11 @@ func (p *partition) check(ctx context.Context, at position) (to position, why mo
 	case at.last < first:
 		return at, "", 0, nil // nothing is left to compare
 	}
-	got, _, err := p.fetch(ctx, at.last, false)
-	if err != nil {
-		return at, "", 0, err
+	got := p.fetch(ctx, at.last, false)
+	if got.err != nil {
+		return at, "", 0, got.err
 	}
-	if len(got) > 0 && got[0].offset == at.last && fingerprint(&got[0]) == at.print {
+	if len(got.records) > 0 && got.records[0].offset == at.last && fingerprint(&got.records[0]) == at.print {
 		return at, "", 0, nil
 	}
 	return start(first), recreated, 0, nil

@@ -75,7 +75,7 @@ type KafkaConfig struct {
 	DeadLetter       string        `key:"dead_letter" doc:"topic for messages that are no events; empty for the events' topic with -dead-letter behind it"`
 	SessionTimeout   time.Duration `key:"session_timeout" doc:"after how long without a sign of life the others take over from an instance"`
 	RebalanceTimeout time.Duration `key:"rebalance_timeout" doc:"how long the others wait until an instance has settled what is under way"`
-	FetchBytes       int           `key:"fetch_bytes" doc:"most bytes that are fetched of a partition at once"`
+	FetchBytes       int           `key:"fetch_bytes" doc:"most bytes that are fetched of a partition at once, as the brokers keep them"`
 	LostLogs         []string      `key:"lost_logs" doc:"logs of instances that will not come back; what they stored and never sealed is not waited for"`
 	TLS              bool          `key:"tls" doc:"connect with TLS"`
 	TLSCA            string        `key:"tls_ca" doc:"PEM file of who signs the brokers' certificates; empty for the system's"`
@@ -179,7 +179,7 @@ func DefaultConfig(dataDir string) Config {
 		Store:     StoreConfig{Path: dataDir, MemoryLimit: 2 << 30},
 		Listen:    ListenConfig{GRPC: "127.0.0.1:4777", HTTP: "127.0.0.1:4778"},
 		Ingest:    IngestConfig{BatchRows: 20000, MemoryBytes: 64 << 20, ClockTolerance: 5 * time.Minute},
-		Kafka:     KafkaConfig{Topic: "mcpaudit", Group: "mcpaudit", SessionTimeout: 30 * time.Second, RebalanceTimeout: 5 * time.Minute, FetchBytes: 1 << 20},
+		Kafka:     KafkaConfig{Topic: "mcpaudit", Group: "mcpaudit", SessionTimeout: 30 * time.Second, RebalanceTimeout: 2 * time.Minute, FetchBytes: 256 << 10},
 		Ledger:    LedgerConfig{Log: "main", AnchorEvery: time.Minute},
 		Retention: RetentionConfig{Default: "12", Auto: true},
 		Detect:    DetectConfig{History: 35 * 24 * time.Hour, Shards: 1},
