@@ -32,7 +32,8 @@ test: setup ## all tests
 	go test ./...
 
 race: setup ## the tests of everything concurrent under the race detector
-	go test -race ./ingest ./ingest/anchor/... ./ingest/emit/... ./ingest/rpc ./ingest/store/... ./ingest/wrap ./internal/app ./query
+	go test -race -skip OnAServer ./ingest ./ingest/anchor/... ./ingest/emit ./ingest/emit/gosdk ./ingest/rpc ./ingest/store/... ./ingest/wrap ./internal/app ./query
+	go test -race -run "OfATopic|DeadLetter|Rebalance|JoinAndLeave" ./ingest/kafka
 	go test -race -run "Reload|Runner|RunFollows|Watch" ./detect/live ./query/findings
 
 fuzz: ## each fuzz target for FUZZTIME (default 10s)

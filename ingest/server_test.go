@@ -16,7 +16,9 @@ import (
 func init() { storetest.Server = enginetest.Databases() }
 
 // What is true of the pipeline over the engine in process is true over a server.
-func TestAllIsTheSameOnAServer(t *testing.T) { enginetest.Again(t, "^Test", "Crash") }
+func TestThePromisesHoldOnAServer(t *testing.T) {
+	enginetest.Again(t, "Promise|Recover|Rival", "Crash|OnAServer")
+}
 
 // Promises 1 and 2 with a store that is another process, which a kill -9 ends in the
 // middle of whatever it does: what was acknowledged is there afterwards, once, and the

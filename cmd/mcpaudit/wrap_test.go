@@ -124,7 +124,7 @@ func TestWrapKeepsThePasswordToItself(t *testing.T) {
 	t.Setenv("OTHER", "thing")
 	r := command(t, "", "wrap", "--service", "127.0.0.1:1", "--flush", "1ms", "--spool", t.TempDir(), "--key-file", filepath.Join(t.TempDir(), "key"),
 		"--", "sh", "-c", "env")
-	if r.status != 0 || strings.Contains(r.stdout, "secret") || strings.Contains(r.stdout, "MCPAUDIT_KAFKA") || !strings.Contains(r.stdout, "OTHER=thing\n") {
+	if r.status != 0 || strings.Contains(r.stdout, "secret") || strings.Contains(r.stdout, "MCPAUDIT_KAFKA_PASSWORD") || !strings.Contains(r.stdout, "OTHER=thing\n") {
 		t.Errorf("%+v", r)
 	}
 }

@@ -68,6 +68,7 @@ func readRecords(from protocol.RecordReader, first int64) (fetched, error) {
 	f := fetched{next: first}
 	batches := []protocol.RecordReader{from}
 	some := false
+	var memory shelf
 	if stream, ok := from.(*protocol.RecordStream); ok {
 		batches, some = stream.Records, len(stream.Records) > 0
 	}
@@ -95,7 +96,7 @@ func readRecords(from protocol.RecordReader, first int64) (fetched, error) {
 				}
 				f.lacking += r.Offset - f.next
 			}
-			one, err := own(r)
+			one, err := memory.own(r)
 			if err != nil {
 				return f, err
 			}
@@ -109,8 +110,22 @@ func readRecords(from protocol.RecordReader, first int64) (fetched, error) {
 	return f, nil
 }
 
+// shelf is memory for the messages of a fetch, in pieces that several share.
+type shelf []byte
+
+const pieceBytes = 64 << 10
+
+func (s *shelf) room(n int) []byte {
+	if n > cap(*s)-len(*s) {
+		*s = make([]byte, 0, max(n, pieceBytes))
+	}
+	at := len(*s)
+	*s = (*s)[:at+n]
+	return (*s)[at : at+n : at+n]
+}
+
 // own copies a record out of the client's buffers and gives those back.
-func own(r *protocol.Record) (record, error) {
+func (s *shelf) own(r *protocol.Record) (record, error) {
 	defer release(r)
 	one := record{offset: r.Offset, time: r.Time, headers: r.Headers}
 	for _, part := range []struct {
@@ -120,7 +135,7 @@ func own(r *protocol.Record) (record, error) {
 		if part.from == nil {
 			continue
 		}
-		*part.to = make([]byte, part.from.Len())
+		*part.to = s.room(part.from.Len())
 		if _, err := io.ReadFull(part.from, *part.to); err != nil {
 			return one, fmt.Errorf("read the message at offset %d: %w", r.Offset, err)
 		}

@@ -154,6 +154,9 @@ func (l layout) derive(stmt string) ([]string, error) {
 	if m := mergeForm.FindStringSubmatch(stmt); m != nil {
 		return []string{"OPTIMIZE TABLE " + l.name(l.local(m[1])) + l.onCluster() + " FINAL"}, nil
 	}
+	if window.MatchString(stmt) && alterForm.MatchString(stmt) {
+		return nil, nil // replicas have a window of their own, see replicatedWindow
+	}
 	if m := alterForm.FindStringSubmatch(stmt); m != nil {
 		return l.alter(m[1], m[2], m[3]), nil
 	}

@@ -146,7 +146,7 @@ func (s *Store) checkTable(ctx context.Context, table string) error {
 	case s.layout.cluster != "":
 		want = append(want, "min_compressed_bytes_to_fsync_after_fetch = 1", "replicated_deduplication_window = 10000", "replicated_deduplication_window_seconds = 604800")
 	case !replicated: // there, deduplication is on by default
-		want = append(want, "non_replicated_deduplication_window = 1000")
+		want = append(want, "non_replicated_deduplication_window = 10000")
 	}
 	for _, setting := range want {
 		if !strings.Contains(engine, setting) {

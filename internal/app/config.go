@@ -178,7 +178,7 @@ func DefaultConfig(dataDir string) Config {
 		Roles:     []string{"ingest", "detect", "query"},
 		Store:     StoreConfig{Path: dataDir, MemoryLimit: 2 << 30},
 		Listen:    ListenConfig{GRPC: "127.0.0.1:4777", HTTP: "127.0.0.1:4778"},
-		Ingest:    IngestConfig{BatchRows: 20000, MemoryBytes: 64 << 20, ClockTolerance: 5 * time.Minute},
+		Ingest:    IngestConfig{BatchRows: 20000, MemoryBytes: 128 << 20, ClockTolerance: 5 * time.Minute},
 		Kafka:     KafkaConfig{Topic: "mcpaudit", Group: "mcpaudit", SessionTimeout: 30 * time.Second, RebalanceTimeout: 2 * time.Minute, FetchBytes: 256 << 10},
 		Ledger:    LedgerConfig{Log: "main", AnchorEvery: time.Minute},
 		Retention: RetentionConfig{Default: "12", Auto: true},

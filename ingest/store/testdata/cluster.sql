@@ -272,13 +272,16 @@ ALTER TABLE `mcp`.findings ADD COLUMN IF NOT EXISTS teller LowCardinality(String
 ALTER TABLE `mcp`.findings ADD INDEX IF NOT EXISTS by_teller (teller, seq) TYPE minmax GRANULARITY 1;
 
 -- from: ALTER TABLE events MODIFY SETTING non_replicated_deduplication_window = 10000
-ALTER TABLE `mcp`.events_local ON CLUSTER `audit` MODIFY SETTING non_replicated_deduplication_window = 10000;
+
+-- from: ALTER TABLE logs MODIFY SETTING non_replicated_deduplication_window = 10000
 
 -- from: ALTER TABLE ledger MODIFY SETTING non_replicated_deduplication_window = 10000
-ALTER TABLE `mcp`.ledger_local ON CLUSTER `audit` MODIFY SETTING non_replicated_deduplication_window = 10000;
+
+-- from: ALTER TABLE kept MODIFY SETTING non_replicated_deduplication_window = 10000
 
 -- from: ALTER TABLE findings MODIFY SETTING non_replicated_deduplication_window = 10000
-ALTER TABLE `mcp`.findings MODIFY SETTING non_replicated_deduplication_window = 10000;
+
+-- from: ALTER TABLE finding_actions MODIFY SETTING non_replicated_deduplication_window = 10000
 
 -- from: CREATE TABLE events_retained AS events
 CREATE TABLE `mcp`.events_retained_local ON CLUSTER `audit`
