@@ -69,6 +69,7 @@ func TestASourceStopsSoonWhateverDoesNotAnswer(t *testing.T) {
 		"appending, with errors": func(f *faulty) { f.append = fails },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // they wait
 			c := kafkatest.Shared(t, 3)
 			cfg := setUp(c, 1)
 			cfg.Shared = true
