@@ -140,7 +140,7 @@ type RedactConfig struct {
 // LedgerConfig says who signs the log, and where its checkpoints are kept.
 type LedgerConfig struct {
 	Path        string        `key:"path" doc:"folder with the log's signing key and its memory, beside the store and never in it; empty for <store.path>.ledger"`
-	Log         string        `key:"log" doc:"how the id of a log begins that is started on an empty store; one ingest instance writes a store"`
+	Log         string        `key:"log" doc:"how the id of a log begins that this instance starts; of several that share a store, the name of each, such as ingest-1"`
 	Anchors     []string      `key:"anchors" doc:"where checkpoints are kept as well: files, http(s) URLs to POST to, kafka://HOST:PORT/TOPIC"`
 	AnchorEvery time.Duration `key:"anchor_every" doc:"how often"`
 }
