@@ -32,10 +32,8 @@ func (p *Pipeline) write(ctx context.Context, log string, last uint64, batches <
 		if len(b.requests) > 0 { // the last batch of those that were gathered together
 			p.room <- struct{}{}
 		}
-		tried := false // of a batch that is not, somebody has to let go
 		if n := len(b.batch.Events); !gaveUp && n > 0 {
 			start := p.now()
-			tried = true
 			gaveUp = !p.append(ctx, b, fail)
 			if !gaveUp {
 				last = max(last, b.entry.Batch)
@@ -43,7 +41,7 @@ func (p *Pipeline) write(ctx context.Context, log string, last uint64, batches <
 				b.batch.Events = nil
 			}
 		}
-		if gaveUp && b.until != nil && !tried {
+		if b.until != nil {
 			b.until.release()
 		}
 		b.failed = gaveUp
@@ -74,7 +72,6 @@ func (p *Pipeline) append(ctx context.Context, b sealed, fail context.CancelCaus
 	if b.until == nil {
 		return p.insist(ctx, appending, len(b.batch.Events), func(ctx context.Context) error { return p.store.Append(ctx, b.batch) })
 	}
-	defer b.until.release()
 	ended := false
 	stored := p.insist(ctx, appending, len(b.batch.Events), func(ctx context.Context) error {
 		if ended = !b.until.try(p.now()); ended {

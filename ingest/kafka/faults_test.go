@@ -5,27 +5,9 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	"github.com/mcpaudit/mcpaudit/internal/kafkatest"
 )
-
-func eventsOf(t *testing.T, s *store.Store, emitter string) (out []*event.Event) {
-	t.Helper()
-	r, err := s.Query(t.Context(), store.Limits{}, "SELECT "+store.EventColumns+" FROM events WHERE emitter_id = {id:String} ORDER BY emitter_seq", store.Named("id", emitter))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	for r.Next() {
-		e, err := store.ScanEvent(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out = append(out, e)
-	}
-	return out
-}
 
 // producing writes numbered events of some emitters until it is told to stop, and then
 // says how many of each there are.

@@ -316,10 +316,20 @@ func verified(t *testing.T, s *store.Store, want map[string]uint64) {
 	}
 }
 
-// methods are the service's own events by method.
-func ownEvents(t *testing.T, s *store.Store, method string) (out []*event.Event) {
+// ownEvents are the service's own events of a method, eventsOf those of an emitter.
+func ownEvents(t *testing.T, s *store.Store, method string) []*event.Event {
 	t.Helper()
-	r, err := s.Query(t.Context(), store.Limits{}, "SELECT "+store.EventColumns+" FROM events WHERE method = {m:String} ORDER BY emitter_seq", store.Named("m", method))
+	return eventsWhere(t, s, "method", method)
+}
+
+func eventsOf(t *testing.T, s *store.Store, emitter string) []*event.Event {
+	t.Helper()
+	return eventsWhere(t, s, "emitter_id", emitter)
+}
+
+func eventsWhere(t *testing.T, s *store.Store, column, value string) (out []*event.Event) {
+	t.Helper()
+	r, err := s.Query(t.Context(), store.Limits{}, "SELECT "+store.EventColumns+" FROM events WHERE "+column+" = {value:String} ORDER BY emitter_seq", store.Named("value", value))
 	if err != nil {
 		t.Fatal(err)
 	}
