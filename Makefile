@@ -6,8 +6,9 @@ include deploy/dev/versions.env
 
 version := $(shell git describe --tags --always --dirty 2>/dev/null)
 lint_tool := .cache/bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
+vuln_tool := .cache/bin/govulncheck-$(GOVULNCHECK_VERSION)
 
-.PHONY: help build demo run test race fuzz lint bench eval generate setup demo-kafka kafka-up kafka-down
+.PHONY: help build demo run test race race-all race-some fuzz lint vuln bench eval generate setup demo-kafka kafka-up kafka-down
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | column -t -s@
@@ -28,11 +29,19 @@ demo-kafka: build ## two instances behind a Kafka topic, one of them killed
 run: build setup ## the service, on loopback, data in your data folder
 	@bin/mcpaudit serve
 
+# Those that take longest first, so that no core is idle while the last of them runs.
+slow := ./cmd/mcpaudit ./query/verify ./detect/live ./ingest/kafka ./ingest/store ./query
+
 test: setup ## all tests
-	go test ./...
+	deploy/dev/inmemory.sh go test $(slow) ./...
 
 race: setup ## the tests of everything concurrent under the race detector
-	go test -race -skip OnAServer ./ingest ./ingest/anchor/... ./ingest/emit ./ingest/emit/gosdk ./ingest/rpc ./ingest/store/... ./ingest/wrap ./internal/app ./query
+	deploy/dev/inmemory.sh $(MAKE) --no-print-directory -j2 -Orecurse race-all race-some
+
+race-all:
+	go test -race -skip "OnAServer|PastSchema" ./query ./ingest/store/... ./ingest ./ingest/anchor/... ./ingest/auth ./ingest/client ./ingest/diary ./ingest/emit ./ingest/emit/gosdk ./ingest/rpc ./ingest/wrap ./internal/app ./internal/transport
+
+race-some:
 	go test -race -run "OfATopic|DeadLetter|Rebalance|JoinAndLeave" ./ingest/kafka
 	go test -race -run "Reload|Runner|RunFollows|Watch" ./detect/live ./query/findings
 
@@ -47,6 +56,14 @@ $(lint_tool):
 	@echo "setup: building golangci-lint $(GOLANGCI_LINT_VERSION)" >&2
 	@GOBIN=$(CURDIR)/.cache/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
 	@mv .cache/bin/golangci-lint $@
+
+vuln: $(vuln_tool) ## known vulnerabilities in code that is called (GOVULNDB: which database)
+	@deploy/dev/vuln.sh $(vuln_tool)
+
+$(vuln_tool):
+	@echo "setup: building govulncheck $(GOVULNCHECK_VERSION)" >&2
+	@GOBIN=$(CURDIR)/.cache/bin go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+	@mv .cache/bin/govulncheck $@
 
 bench: build setup ## speed, memory and size beside their limits
 	bin/mcpaudit bench all

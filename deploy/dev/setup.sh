@@ -32,10 +32,14 @@ npm_packages() {
   echo "$stamp" >$dir/node_modules/.stamp
 }
 
-python_packages() {
-  local dir=deploy/dev/python venv=.cache/python stamp
+need_python() {
   need python3 python3
   python3 -c 'import venv, ensurepip' 2>/dev/null || need "python3 -m venv" python3-venv
+}
+
+python_packages() {
+  local dir=deploy/dev/python venv=.cache/python stamp
+  need_python
   stamp=$(sha256sum $dir/requirements.txt | cut -c1-64)
   [ "$(cat $venv/.stamp 2>/dev/null)" = "$stamp" ] && return
   say "installing the Python packages of $dir/requirements.txt into $venv"
@@ -62,7 +66,13 @@ case "${1:-all}" in
   engine) engine ;;
   kafka) kafka ;;
   all)
-    npm_packages; python_packages; engine
-    kafka || say "Kafka could not be installed (see above): its tests will run against kfake" ;;
+    # Debian's packages one after another: apt takes a lock. The rest waits for downloads,
+    # so side by side.
+    need node nodejs; need npm npm; need_python
+    npm_packages & npm=$!
+    python_packages & python=$!
+    engine & engine=$!
+    kafka || say "Kafka could not be installed (see above): its tests will run against kfake"
+    wait $npm && wait $python && wait $engine ;;
   *) say "unknown part $1; use all, npm, python, engine or kafka"; exit 2 ;;
 esac
