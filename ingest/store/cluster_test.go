@@ -256,3 +256,13 @@ func TestTheFilesForAClusterAreReadable(t *testing.T) {
 		}
 	}
 }
+
+// A shard has another name for what it has of a table, and another current database.
+func TestACommonTableIsNarrowedUnderAllItsNames(t *testing.T) {
+	got := (&Store{layout: audit}).narrowed([]string{"a"})["additional_table_filters"]
+	for _, name := range []string{"events", "events_local", "mcp.events", "mcp.events_local", "findings", "mcp.findings", "finding_actions", "mcp.finding_actions"} {
+		if !strings.Contains(got, "'"+name+`':'tenant IN (unhex(\'61\'))'`) {
+			t.Errorf("%s is not narrowed: %s", name, got)
+		}
+	}
+}

@@ -115,6 +115,9 @@ func (s *Store) columnRows(ctx context.Context, l Limits, few bool, where string
 	} {
 		params.Set(name, value)
 	}
+	for name, value := range s.narrowed(l.Tenants) {
+		params.Set(name, value)
+	}
 	buffer := 512 << 10
 	if few {
 		buffer = 32 << 10

@@ -56,7 +56,7 @@ type LogInfo struct {
 
 // Logs are the logs of the store, oldest first.
 func (s *Store) Logs(ctx context.Context) ([]LogInfo, error) {
-	rows, err := s.conn.Query(ctx, "SELECT log_id, any(verifier_key), min(started_at) AS started FROM logs GROUP BY log_id ORDER BY started, log_id")
+	rows, err := s.read(ctx, "SELECT log_id, any(verifier_key), min(started_at) AS started FROM logs GROUP BY log_id ORDER BY started, log_id", nil)
 	if err != nil {
 		return nil, fmt.Errorf("list logs: %w", err)
 	}

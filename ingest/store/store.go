@@ -78,10 +78,11 @@ func (c Config) Validate() error {
 
 // Store is an open store. Its methods may be called by many goroutines.
 type Store struct {
-	conn   driver.Conn
-	layout layout
-	engine *embedded.Engine  // nil on a server
-	raw    http.RoundTripper // to the engine, for what the driver can't do; nil on a server
+	conn     driver.Conn
+	layout   layout
+	engine   *embedded.Engine  // nil on a server
+	raw      http.RoundTripper // to the engine, for what the driver can't do; nil on a server
+	memories []string          // of memories, those that the engine has
 	// readers has a token for each Query that may run: the rest of the connections
 	// is for what the service itself asks and appends.
 	readers chan struct{}
@@ -136,6 +137,9 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err == nil && c.Cluster != "" {
 		err = s.openCluster(ctx, opt, c.Cluster)
 	}
+	if err == nil {
+		err = s.learn(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", errors.Join(err, s.Close()))
 	}
@@ -171,6 +175,11 @@ type Limits struct {
 	Time   time.Duration // default 30 s
 	Memory uint64        // bytes, default 1 GiB
 	Rows   uint64        // rows read, 0 for no limit
+	// Tenants whose events, findings and steps of triage the statement sees: nil for
+	// all, and none at all when it is empty. The tables logs, ledger and kept are about
+	// all tenants at once and are not narrowed: who reads those for some has to know why
+	// it may. What the service itself remembers, keys among it, is not there then.
+	Tenants []string
 }
 
 func (l Limits) withDefaults() Limits {
@@ -194,6 +203,9 @@ func (s *Store) Query(ctx context.Context, l Limits, sql string, args ...any) (d
 	}
 	if l.Rows > 0 {
 		settings["max_rows_to_read"] = l.Rows
+	}
+	for name, value := range s.narrowed(l.Tenants) {
+		settings[name] = value
 	}
 	ctx, span := startSpan(ctx, sql)
 	rows, err := s.read(limited(ctx, l.Time, settings), sql, args)

@@ -283,6 +283,29 @@ ALTER TABLE `mcp`.findings ADD INDEX IF NOT EXISTS by_teller (teller, seq) TYPE 
 
 -- from: ALTER TABLE finding_actions MODIFY SETTING non_replicated_deduplication_window = 10000
 
+-- from: CREATE TABLE IF NOT EXISTS api_keys
+CREATE TABLE IF NOT EXISTS `mcp`.api_keys ON CLUSTER `audit`
+(
+    key_id      String, -- the public part
+    change      LowCardinality(String), -- made, rotated, revoked
+    changed_at  DateTime64(6, 'UTC'),
+    changed_by  String, -- id of an identity; bootstrap for one that was made beside the service
+    expires_at  DateTime64(6, 'UTC'),
+    successor   String, -- of rotated: the key in its place
+    note        String, -- of revoked: why
+
+    hash        FixedString(32), -- SHA-256 of the secret part, 256 random bits
+    name        String,
+    roles       Array(LowCardinality(String)),
+    tenant      String,
+    servers     Array(String),
+    emitters    Array(String),
+    content     LowCardinality(String)
+)
+ENGINE = ReplicatedMergeTree('/clickhouse/mcpaudit/{database}/all/{table}', '{shard}-{replica}')
+ORDER BY (key_id, changed_at)
+SETTINGS replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, min_compressed_bytes_to_fsync_after_fetch = 1;
+
 -- from: CREATE TABLE events_retained AS events
 CREATE TABLE `mcp`.events_retained_local ON CLUSTER `audit`
 AS `mcp`.events_local

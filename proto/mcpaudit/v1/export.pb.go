@@ -33,7 +33,7 @@ type ExportEventsRequest struct {
 	// Make a bundle: beside the files their proofs, the checkpoints and a signed
 	// manifest. JSONL is always part of it. Without it, one format alone.
 	Bundle bool `protobuf:"varint,3,opt,name=bundle,proto3" json:"bundle,omitempty"`
-	// Who asked, for the manifest.
+	// Not used: the manifest has whose the credential of the call is.
 	RequestedBy string `protobuf:"bytes,4,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
 	// Why, for the manifest.
 	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`

@@ -993,7 +993,7 @@ type TriageFindingRequest struct {
 	// For close as benign: how many days the same of the same identity is usual; 0
 	// makes no suppression.
 	SuppressDays int32 `protobuf:"varint,6,opt,name=suppress_days,json=suppressDays,proto3" json:"suppress_days,omitempty"`
-	// Who does it.
+	// Not used: who it is says the credential of the call.
 	By            string `protobuf:"bytes,7,opt,name=by,proto3" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1221,7 +1221,7 @@ type EndSuppressionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its id.
 	SuppressionId string `protobuf:"bytes,1,opt,name=suppression_id,json=suppressionId,proto3" json:"suppression_id,omitempty"`
-	// Who ends it.
+	// Not used: who it is says the credential of the call.
 	By            string `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1503,7 +1503,7 @@ func (x *ListRulesResponse) GetRules() []*Rule {
 // ReloadRulesRequest asks to read the rule files again.
 type ReloadRulesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who asks.
+	// Not used: who it is says the credential of the call.
 	By            string `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1702,7 +1702,7 @@ const file_mcpaudit_v1_finding_proto_rawDesc = "" +
 	"\x06filter\x18\x01 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x01R\x06filter\x12'\n" +
 	"\x0fshow_suppressed\x18\x02 \x01(\bR\x0eshowSuppressed\"I\n" +
 	"\x15WatchFindingsResponse\x120\n" +
-	"\bfindings\x18\x01 \x03(\v2\x14.mcpaudit.v1.FindingR\bfindings\"\xdf\x02\n" +
+	"\bfindings\x18\x01 \x03(\v2\x14.mcpaudit.v1.FindingR\bfindings\"\xdd\x02\n" +
 	"\x14TriageFindingRequest\x12'\n" +
 	"\n" +
 	"finding_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\tfindingId\x12C\n" +
@@ -1711,19 +1711,17 @@ const file_mcpaudit_v1_finding_proto_rawDesc = "" +
 	"\averdict\x18\x04 \x01(\tB.\xbaH+r)R\x00R\rtrue_positiveR\x06benignR\x0efalse_positiveR\averdict\x12\x1c\n" +
 	"\x04note\x18\x05 \x01(\tB\b\xbaH\x05r\x03(\x80 R\x04note\x12/\n" +
 	"\rsuppress_days\x18\x06 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\xee\x02(\x00R\fsuppressDays\x12\x1a\n" +
-	"\x02by\x18\a \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01(\x80\x02R\x02by\"\x83\x01\n" +
+	"\xbaH\a\x1a\x05\x18\xee\x02(\x00R\fsuppressDays\x12\x18\n" +
+	"\x02by\x18\a \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\x02by\"\x83\x01\n" +
 	"\x15TriageFindingResponse\x12.\n" +
 	"\afinding\x18\x01 \x01(\v2\x14.mcpaudit.v1.FindingR\afinding\x12:\n" +
 	"\vsuppression\x18\x02 \x01(\v2\x18.mcpaudit.v1.SuppressionR\vsuppression\"\x19\n" +
 	"\x17ListSuppressionsRequest\"X\n" +
 	"\x18ListSuppressionsResponse\x12<\n" +
-	"\fsuppressions\x18\x01 \x03(\v2\x18.mcpaudit.v1.SuppressionR\fsuppressions\"d\n" +
+	"\fsuppressions\x18\x01 \x03(\v2\x18.mcpaudit.v1.SuppressionR\fsuppressions\"b\n" +
 	"\x15EndSuppressionRequest\x12/\n" +
-	"\x0esuppression_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\rsuppressionId\x12\x1a\n" +
-	"\x02by\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01(\x80\x02R\x02by\"T\n" +
+	"\x0esuppression_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\rsuppressionId\x12\x18\n" +
+	"\x02by\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\x02by\"T\n" +
 	"\x16EndSuppressionResponse\x12:\n" +
 	"\vsuppression\x18\x01 \x01(\v2\x18.mcpaudit.v1.SuppressionR\vsuppression\"\xba\x01\n" +
 	"\x04Rule\x12\x12\n" +
@@ -1738,10 +1736,9 @@ const file_mcpaudit_v1_finding_proto_rawDesc = "" +
 	"\x06source\x18\a \x01(\tR\x06source\"\x12\n" +
 	"\x10ListRulesRequest\"<\n" +
 	"\x11ListRulesResponse\x12'\n" +
-	"\x05rules\x18\x01 \x03(\v2\x11.mcpaudit.v1.RuleR\x05rules\"0\n" +
-	"\x12ReloadRulesRequest\x12\x1a\n" +
-	"\x02by\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01(\x80\x02R\x02by\"_\n" +
+	"\x05rules\x18\x01 \x03(\v2\x11.mcpaudit.v1.RuleR\x05rules\".\n" +
+	"\x12ReloadRulesRequest\x12\x18\n" +
+	"\x02by\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\x02by\"_\n" +
 	"\x13ReloadRulesResponse\x12\x14\n" +
 	"\x05added\x18\x01 \x03(\tR\x05added\x12\x18\n" +
 	"\achanged\x18\x02 \x03(\tR\achanged\x12\x18\n" +

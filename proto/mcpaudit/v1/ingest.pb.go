@@ -35,6 +35,12 @@ const (
 	Rejection_CODE_INVALID Rejection_Code = 1
 	// The emitter's sequence has more gaps than the service keeps track of.
 	Rejection_CODE_TOO_MANY_GAPS Rejection_Code = 2
+	// The credential is not for events of this tenant, of this server or of this
+	// emitter: its grants, or the emitter's settings, are wrong. Keep the event: once
+	// the grants are put right the same one is taken.
+	Rejection_CODE_FORBIDDEN Rejection_Code = 3
+	// The event bears a name that only events of the service itself have.
+	Rejection_CODE_RESERVED Rejection_Code = 4
 )
 
 // Enum value maps for Rejection_Code.
@@ -43,11 +49,15 @@ var (
 		0: "CODE_UNSPECIFIED",
 		1: "CODE_INVALID",
 		2: "CODE_TOO_MANY_GAPS",
+		3: "CODE_FORBIDDEN",
+		4: "CODE_RESERVED",
 	}
 	Rejection_Code_value = map[string]int32{
 		"CODE_UNSPECIFIED":   0,
 		"CODE_INVALID":       1,
 		"CODE_TOO_MANY_GAPS": 2,
+		"CODE_FORBIDDEN":     3,
+		"CODE_RESERVED":      4,
 	}
 )
 
@@ -364,7 +374,8 @@ type Receipt struct {
 	Stored uint32 `protobuf:"varint,1,opt,name=stored,proto3" json:"stored,omitempty"`
 	// Events of the batch that the store already had.
 	Duplicates uint32 `protobuf:"varint,2,opt,name=duplicates,proto3" json:"duplicates,omitempty"`
-	// Events that were refused; sending them again unchanged is refused again.
+	// Events that were refused; sending them again unchanged is refused again, but for
+	// those that are forbidden until the credential's grants change.
 	Rejected []*Rejection `protobuf:"bytes,3,rep,name=rejected,proto3" json:"rejected,omitempty"`
 	// For each emitter of the batch, how far its sequence is settled.
 	Progress []*Progress `protobuf:"bytes,4,rep,name=progress,proto3" json:"progress,omitempty"`
@@ -473,7 +484,7 @@ func (x *Receipt) GetConsistency() [][]byte {
 // Progress is the state of one emitter's sequence.
 type Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The emitter.
+	// The emitter, as it was sent.
 	EmitterId string `protobuf:"bytes,1,opt,name=emitter_id,json=emitterId,proto3" json:"emitter_id,omitempty"`
 	// Every event from 1 to this one is in the store.
 	ContiguousSeq uint64 `protobuf:"varint,2,opt,name=contiguous_seq,json=contiguousSeq,proto3" json:"contiguous_seq,omitempty"`
@@ -646,17 +657,19 @@ const file_mcpaudit_v1_ingest_proto_rawDesc = "" +
 	"emitter_id\x18\x01 \x01(\tR\temitterId\x12%\n" +
 	"\x0econtiguous_seq\x18\x02 \x01(\x04R\rcontiguousSeq\x12\x1f\n" +
 	"\vhighest_seq\x18\x03 \x01(\x04R\n" +
-	"highestSeq\"\xd3\x01\n" +
+	"highestSeq\"\xfa\x01\n" +
 	"\tRejection\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x1f\n" +
 	"\vemitter_seq\x18\x02 \x01(\x04R\n" +
 	"emitterSeq\x12/\n" +
 	"\x04code\x18\x03 \x01(\x0e2\x1b.mcpaudit.v1.Rejection.CodeR\x04code\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"F\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"m\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fCODE_INVALID\x10\x01\x12\x16\n" +
-	"\x12CODE_TOO_MANY_GAPS\x10\x022\xcd\x01\n" +
+	"\x12CODE_TOO_MANY_GAPS\x10\x02\x12\x12\n" +
+	"\x0eCODE_FORBIDDEN\x10\x03\x12\x11\n" +
+	"\rCODE_RESERVED\x10\x042\xcd\x01\n" +
 	"\rIngestService\x12H\n" +
 	"\aPublish\x12\x1b.mcpaudit.v1.PublishRequest\x1a\x1c.mcpaudit.v1.PublishResponse(\x010\x01\x12r\n" +
 	"\fPublishBatch\x12 .mcpaudit.v1.PublishBatchRequest\x1a!.mcpaudit.v1.PublishBatchResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/events:publishB;Z9github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1;mcpauditv1b\x06proto3"

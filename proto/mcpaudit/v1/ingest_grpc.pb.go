@@ -31,8 +31,9 @@ const (
 // event that it does not name as rejected is in the store, once, and survives
 // kill -9 and power loss.
 //
-// Errors: UNAVAILABLE (the store can't take it now) carries google.rpc.RetryInfo;
-// send the same events again. INVALID_ARGUMENT means that the request itself is
+// Errors: UNAVAILABLE (the store can't take it now) and RESOURCE_EXHAUSTED (the
+// credential, or its tenant, is over its quota) carry google.rpc.RetryInfo; send the
+// same events again then. INVALID_ARGUMENT means that the request itself is
 // malformed or has more than a request may; RESOURCE_EXHAUSTED without RetryInfo,
 // that it is larger than the service reads at all. Send those in parts.
 type IngestServiceClient interface {
@@ -83,8 +84,9 @@ func (c *ingestServiceClient) PublishBatch(ctx context.Context, in *PublishBatch
 // event that it does not name as rejected is in the store, once, and survives
 // kill -9 and power loss.
 //
-// Errors: UNAVAILABLE (the store can't take it now) carries google.rpc.RetryInfo;
-// send the same events again. INVALID_ARGUMENT means that the request itself is
+// Errors: UNAVAILABLE (the store can't take it now) and RESOURCE_EXHAUSTED (the
+// credential, or its tenant, is over its quota) carry google.rpc.RetryInfo; send the
+// same events again then. INVALID_ARGUMENT means that the request itself is
 // malformed or has more than a request may; RESOURCE_EXHAUSTED without RetryInfo,
 // that it is larger than the service reads at all. Send those in parts.
 type IngestServiceServer interface {

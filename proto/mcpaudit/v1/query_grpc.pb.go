@@ -33,7 +33,9 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// QueryService reads stored events, over gRPC and as HTTP/JSON.
+// QueryService reads stored events, over gRPC and as HTTP/JSON: those of the caller's
+// tenants. Callers whose content level is none don't see what a call was about (its
+// arguments, messages, labels, signals, digests and marks), nor can they search by it.
 //
 // Errors: INVALID_ARGUMENT names the position, in characters from 1, and the
 // nearest valid name;
@@ -164,7 +166,9 @@ func (c *queryServiceClient) ListEmitters(ctx context.Context, in *ListEmittersR
 // All implementations must embed UnimplementedQueryServiceServer
 // for forward compatibility.
 //
-// QueryService reads stored events, over gRPC and as HTTP/JSON.
+// QueryService reads stored events, over gRPC and as HTTP/JSON: those of the caller's
+// tenants. Callers whose content level is none don't see what a call was about (its
+// arguments, messages, labels, signals, digests and marks), nor can they search by it.
 //
 // Errors: INVALID_ARGUMENT names the position, in characters from 1, and the
 // nearest valid name;

@@ -201,7 +201,7 @@ func (x *ExpiredMonth) GetLastReceived() *timestamppb.Timestamp {
 // ApplyRetentionRequest drops what has expired.
 type ApplyRetentionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who asked, for the ledger.
+	// Not used: who it is says the credential of the call.
 	RequestedBy   string `protobuf:"bytes,1,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -514,7 +514,7 @@ type ReleaseHoldRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The hold.
 	HoldId string `protobuf:"bytes,1,opt,name=hold_id,json=holdId,proto3" json:"hold_id,omitempty"`
-	// Who ends it.
+	// Not used: who it is says the credential of the call.
 	ReleasedBy    string `protobuf:"bytes,2,opt,name=released_by,json=releasedBy,proto3" json:"released_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -731,11 +731,10 @@ const file_mcpaudit_v1_retention_proto_rawDesc = "" +
 	"\xbaH\ar\x05 \x01(\x80\x02R\x05owner\"S\n" +
 	"\x12CreateHoldResponse\x12%\n" +
 	"\x04hold\x18\x01 \x01(\v2\x11.mcpaudit.v1.HoldR\x04hold\x12\x16\n" +
-	"\x06events\x18\x02 \x01(\x04R\x06events\"e\n" +
+	"\x06events\x18\x02 \x01(\x04R\x06events\"c\n" +
 	"\x12ReleaseHoldRequest\x12\"\n" +
-	"\ahold_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04 \x01(@R\x06holdId\x12+\n" +
-	"\vreleased_by\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05 \x01(\x80\x02R\n" +
+	"\ahold_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04 \x01(@R\x06holdId\x12)\n" +
+	"\vreleased_by\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\x02R\n" +
 	"releasedBy\"<\n" +
 	"\x13ReleaseHoldResponse\x12%\n" +
 	"\x04hold\x18\x01 \x01(\v2\x11.mcpaudit.v1.HoldR\x04hold\"\x12\n" +
