@@ -119,12 +119,18 @@ func guessFailed(e *event.Event) bool {
 	return e.Kind == "auth" && e.HTTPStatus != 403 && (e.Outcome == "denied" || e.Outcome == "protocol_error" || e.Outcome == "tool_error")
 }
 
+// guessFits reports whether what succeeded shows that somebody could say who they are.
+// What was done to a service itself does when it was done with a credential.
+func guessFits(v *Seen) bool {
+	return v.Call || v.Kind == "auth" || v.Kind == "admin" && v.CredentialID != ""
+}
+
 func (d *authBruteforce) Observe(v *Seen, out *Out) {
 	if guessFailed(v.Event) {
 		d.failed(v, out)
 		return
 	}
-	if v.Outcome == "success" && (v.Call || v.Kind == "auth") && d.state.Principals.Len()+d.state.Addresses.Len() > 0 {
+	if v.Outcome == "success" && guessFits(v) && d.state.Principals.Len()+d.state.Addresses.Len() > 0 {
 		d.succeeded(v, out)
 	}
 }

@@ -2,6 +2,7 @@ package detect
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
@@ -105,7 +106,8 @@ func (d *emitterSilent) absent(from, to int64) {
 }
 
 func (d *emitterSilent) Observe(v *Seen, _ *Out) {
-	if v.Kind == "admin" || v.Kind == "finding" {
+	// What the service notes comes when somebody calls it; see ingest/diary.
+	if v.Kind == "admin" || v.Kind == "finding" || v.Kind == "auth" && strings.HasPrefix(v.Method, "mcpaudit/") {
 		return
 	}
 	server, _ := d.sender(&d.state.Servers, v.Home.With(Key{1}), v, "")

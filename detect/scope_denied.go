@@ -48,9 +48,12 @@ func (d *scopeViolation) denied(v *Seen, out *Out) {
 	r, _ := d.state.Recent.Get(v.Who, v.Clock)
 	window := micros(d.cfg.Window)
 	r.Denials = slices.DeleteFunc(r.Denials, func(x scopeDenial) bool { return farApart(v.At, x.At, window) })
-	tool := v.Tool
-	if v.Kind == "resource_read" { // its URIs are like arguments: a folder that is closed is no probing
+	tool, name := v.Tool, scopeTarget(v.Event)
+	switch {
+	case v.Kind == "resource_read": // its URIs are like arguments: a folder that is closed is no probing
 		tool = v.Home
+	case v.Target == "":
+		tool = d.state.Names.of(v, 3, v.Tenant, v.Server, v.Method)
 	}
 	if len(r.Denials) == scopeMostDenials {
 		r.Denials = r.Denials[:copy(r.Denials, r.Denials[1:])]
@@ -66,12 +69,12 @@ func (d *scopeViolation) denied(v *Seen, out *Out) {
 	switch {
 	case tools >= d.cfg.ProbedTools:
 		s.Severity = High
-		s.Reason = fmt.Sprintf("%s was denied %d different tools within %s, as who looks for what is open; the newest is %s at %s", sayName(s.Subject.Principal), tools, saySpan(v.At-s.Start), sayName(v.Target), sayName(v.Server))
+		s.Reason = fmt.Sprintf("%s was denied %d different tools within %s, as who looks for what is open; the newest is %s at %s", sayName(s.Subject.Principal), tools, saySpan(v.At-s.Start), sayName(name), sayName(v.Server))
 	case len(r.Denials) >= d.cfg.ManyDenials:
 		s.Severity = Medium
-		s.Reason = fmt.Sprintf("%s of %s within %s; the newest is %s at %s%s", scopeAtLeast(len(r.Denials), "denied call"), sayName(s.Subject.Principal), saySpan(v.At-s.Start), sayName(v.Target), sayName(v.Server), scopeBecause(scopeSaid(v.Event)))
+		s.Reason = fmt.Sprintf("%s of %s within %s; the newest is %s at %s%s", scopeAtLeast(len(r.Denials), "denied call"), sayName(s.Subject.Principal), saySpan(v.At-s.Start), sayName(name), sayName(v.Server), scopeBecause(scopeSaid(v.Event)))
 	case out.IsOpen(v.Who):
-		s.Reason = fmt.Sprintf("%s is denied again, %s at %s%s", sayName(s.Subject.Principal), sayName(v.Target), sayName(v.Server), scopeBecause(scopeSaid(v.Event)))
+		s.Reason = fmt.Sprintf("%s is denied again, %s at %s%s", sayName(s.Subject.Principal), sayName(name), sayName(v.Server), scopeBecause(scopeSaid(v.Event)))
 	default:
 		d.wait(v)
 		return
@@ -83,6 +86,15 @@ func (d *scopeViolation) denied(v *Seen, out *Out) {
 		d.state.Waiting.Delete(v.Who)
 	}
 	out.Raise(s)
+}
+
+// scopeTarget is what somebody was refused: a tool, or where an event names none, as of
+// a service's API, the method.
+func scopeTarget(e *event.Event) string {
+	if e.Target == "" {
+		return e.Method
+	}
+	return e.Target
 }
 
 // tools is how many different tools an identity was denied.
@@ -105,7 +117,7 @@ func (d *scopeViolation) wait(v *Seen) {
 		w.Denials = slices.Delete(w.Denials, 1, 2) // the first one says when it began
 	}
 	w.Denials = append(w.Denials, scopeWait{At: v.At, Target: v.Tool[0], ID: v.EventID, Arguments: v.ArgumentsDigest, Granted: scopesHash(v.ScopesGranted),
-		Server: kept(event.ClipText(v.Server, sayMost)), Name: kept(event.ClipText(v.Target, sayMost)), Required: scopeList(v.ScopesRequired), Said: kept(scopeSaid(v.Event))})
+		Server: kept(event.ClipText(v.Server, sayMost)), Name: kept(event.ClipText(scopeTarget(v.Event), sayMost)), Required: scopeList(v.ScopesRequired), Said: kept(scopeSaid(v.Event))})
 	if v.Principal == "" {
 		// Who is refused at the door has no name yet, and has one when it is let in:
 		// the two are one by their session or, without one, by where they come from.

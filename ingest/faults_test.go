@@ -281,7 +281,7 @@ func oneLife(t *testing.T, s *random, r *rand.Rand, acked map[key]bool) {
 	stop()
 	<-ended
 	callers.Wait()
-	if !p.memory.TryAcquire(100) {
+	if !p.memory.all.TryAcquire(100) {
 		t.Error("memory is still held at the end")
 	}
 }

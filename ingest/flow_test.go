@@ -51,11 +51,11 @@ func submitted(ctx context.Context, p *Pipeline, size int, events ...*event.Even
 
 func checkFree(t *testing.T, p *Pipeline) {
 	t.Helper()
-	if !p.memory.TryAcquire(p.cfg.MaxBytes) {
+	if !p.memory.all.TryAcquire(p.cfg.MaxBytes) {
 		t.Error("memory is still held though nothing is under way")
 		return
 	}
-	p.memory.Release(p.cfg.MaxBytes)
+	p.memory.all.Release(p.cfg.MaxBytes)
 }
 
 func TestWhatIsGatheredAtShutdownIsWrittenAndAnswered(t *testing.T) {

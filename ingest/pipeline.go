@@ -30,8 +30,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
@@ -198,7 +196,7 @@ type request struct {
 	index   []int         // position of each event in the caller's request
 	settled Settled
 	err     error
-	weight  int64 // held of Pipeline.memory until done
+	memory  hold // of Pipeline.memory, until it is written
 	// While it is parked: the emitters that are not known, and the sequences that
 	// must not be forgotten meanwhile.
 	lacks map[string]bool
@@ -227,7 +225,7 @@ type Pipeline struct {
 	in       chan *request
 	forget   chan chan<- struct{}
 	room     chan struct{} // one token while the writer has room for a batch
-	memory   *semaphore.Weighted
+	memory   *room
 	health   health
 	arrivals arrivals
 	ready    atomic.Bool
@@ -244,7 +242,7 @@ func New(cfg Config, s Store, r Redactor, now func() time.Time, log *slog.Logger
 	cfg = cfg.withDefaults()
 	p := &Pipeline{
 		cfg: cfg, store: s, redact: r, now: now, log: log, watch: watch,
-		in: make(chan *request), forget: make(chan chan<- struct{}), room: make(chan struct{}, 1), memory: semaphore.NewWeighted(cfg.MaxBytes), closed: make(chan struct{}),
+		in: make(chan *request), forget: make(chan chan<- struct{}), room: make(chan struct{}, 1), memory: newRoom(cfg.MaxBytes), closed: make(chan struct{}),
 		health: health{down: make(chan struct{})},
 	}
 	p.age.Store(int64(cfg.MaxAge))
@@ -317,9 +315,9 @@ func (p *Pipeline) Start(ctx context.Context, events []*event.Event, size int) (
 // Reservation is room in memory for a request that is about to be read. It
 // belongs to one goroutine.
 type Reservation struct {
-	p    *Pipeline
-	held int64
-	down <-chan struct{}
+	p      *Pipeline
+	memory hold
+	down   <-chan struct{}
 }
 
 // Reserve waits until there is room for a request that will take so many bytes of
@@ -327,23 +325,27 @@ type Reservation struct {
 // so that what is decoded is bounded. The error is ErrUnavailable or the
 // context's. A request larger than the bound passes alone.
 func (p *Pipeline) Reserve(ctx context.Context, memory int64) (*Reservation, error) {
+	return p.ReserveFor(ctx, "", memory)
+}
+
+// ReserveFor is Reserve for a request that somebody pays for: a payer has no more than
+// three quarters of the memory, and however many of his requests wait, those of
+// others wait for one of them alone. The name is the caller's choice; "" is nobody, who
+// is not bound.
+func (p *Pipeline) ReserveFor(ctx context.Context, payer string, memory int64) (*Reservation, error) {
 	if p.Ready() != nil {
 		return nil, ErrUnavailable
 	}
-	v := &Reservation{p: p, held: min(memory, p.cfg.MaxBytes), down: p.health.downSignal()}
-	if err := p.acquire(ctx, v.held, v.down); err != nil {
+	v := &Reservation{p: p, down: p.health.downSignal()}
+	var err error
+	if v.memory, err = p.acquire(ctx, payer, min(memory, p.cfg.MaxBytes), v.down); err != nil {
 		return nil, err
 	}
 	return v, nil
 }
 
 // Shrink gives back what is beyond memory.
-func (v *Reservation) Shrink(memory int64) {
-	if memory < v.held {
-		v.p.memory.Release(v.held - memory)
-		v.held = memory
-	}
-}
+func (v *Reservation) Shrink(memory int64) { v.memory.shrink(memory) }
 
 // Release gives the room back, unless Start has taken it over.
 func (v *Reservation) Release() { v.Shrink(0) }
@@ -364,7 +366,7 @@ func (v *Reservation) Start(ctx context.Context, events []*event.Event) (*Pendin
 func (v *Reservation) StartUntil(ctx context.Context, events []*event.Event, until *Tenure) (*Pending, error) {
 	p, down := v.p, v.down
 	came := p.arrivals.begin(p.now().UnixMicro())
-	r := &request{came: came, until: until, events: make([]*event.Event, 0, len(events)), index: make([]int, 0, len(events)), weight: v.held, done: make(chan struct{})}
+	r := &request{came: came, until: until, events: make([]*event.Event, 0, len(events)), index: make([]int, 0, len(events)), memory: v.memory, done: make(chan struct{})}
 	for i, e := range events {
 		if e == nil {
 			continue
@@ -387,7 +389,7 @@ func (v *Reservation) StartUntil(ctx context.Context, events []*event.Event, unt
 	var err error
 	select {
 	case p.in <- r: // the writer releases the memory, also when nobody waits any longer
-		v.held = 0
+		v.memory = hold{}
 		return &Pending{p, r, down}, nil
 	case <-ctx.Done():
 		err = ctx.Err()
@@ -418,9 +420,9 @@ func (p *Pipeline) Forget(ctx context.Context) error {
 }
 
 // acquire waits for room in memory, but not for a store that is away.
-func (p *Pipeline) acquire(ctx context.Context, weight int64, down <-chan struct{}) error {
-	if p.memory.TryAcquire(weight) {
-		return nil
+func (p *Pipeline) acquire(ctx context.Context, payer string, bytes int64, down <-chan struct{}) (hold, error) {
+	if h, ok := p.memory.try(payer, bytes); ok {
+		return h, nil
 	}
 	wait, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -433,13 +435,14 @@ func (p *Pipeline) acquire(ctx context.Context, weight int64, down <-chan struct
 		case <-wait.Done():
 		}
 	}()
-	if err := p.memory.Acquire(wait, weight); err != nil {
+	h, err := p.memory.take(wait, payer, bytes)
+	if err != nil {
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return hold{}, ctx.Err()
 		}
-		return ErrUnavailable
+		return hold{}, ErrUnavailable
 	}
-	return nil
+	return h, nil
 }
 
 // Wait returns when the events are durable.

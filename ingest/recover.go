@@ -190,7 +190,7 @@ func (r *request) letGo() {
 // refuse answers a request of which nothing was sealed.
 func (p *Pipeline) refuse(r *request) {
 	r.err = ErrUnavailable
-	p.memory.Release(r.weight)
+	r.memory.shrink(0)
 	p.answer(r)
 }
 

@@ -46,8 +46,8 @@ func (p *Pipeline) write(ctx context.Context, log string, last uint64, batches <
 		}
 		b.failed = gaveUp
 		for _, r := range b.requests { // what is stored takes no memory while it is sealed
-			p.memory.Release(r.weight)
-			r.events, r.weight = nil, 0
+			r.memory.shrink(0)
+			r.events = nil
 		}
 		stored <- b
 		if now := p.now(); now.Sub(paced) > time.Second {

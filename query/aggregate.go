@@ -37,14 +37,18 @@ func (s *Server) AggregateEvents(ctx context.Context, req *pb.AggregateEventsReq
 	if err := validate(req); err != nil {
 		return nil, err
 	}
-	cond, err := compileFilter(req.GetFilter())
+	see, err := s.view(ctx)
 	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
+		return nil, err
+	}
+	cond, err := see.filter(req.GetFilter())
+	if err != nil {
+		return nil, err
 	}
 	args := cond.args
 	var selected, keys []string
 	for i, name := range req.GetGroupBy() {
-		key, keyArgs, err := groupKey(name, i)
+		key, keyArgs, err := groupKey(see.fields, name, i)
 		if err != nil {
 			return nil, err
 		}
@@ -87,14 +91,16 @@ func (s *Server) AggregateEvents(ctx context.Context, req *pb.AggregateEventsReq
 
 // groupKey is a field's value as a filter has it. A label is named labels.KEY, and its key
 // is bound.
-func groupKey(name string, i int) (sql string, args []any, err error) {
+func groupKey(known *Fields, name string, i int) (sql string, args []any, err error) {
 	whole := name
 	name, key, _ := strings.Cut(name, ".")
-	f, ok := fields[name]
+	f, ok := known.byName[name]
 	switch {
+	case known.hidden[name]:
+		return "", nil, status.Errorf(codes.InvalidArgument, "group_by: %s", hiddenText(name, known.level))
 	case !ok:
 		return "", nil, status.Errorf(codes.InvalidArgument, "group_by: there is no field %s; the nearest is %s",
-			strconv.Quote(event.ClipText(whole, 60)), nearest(whole, fieldNames))
+			strconv.Quote(event.ClipText(whole, 60)), nearest(whole, known.names))
 	case f.kind == MapKind && key == "":
 		return "", nil, status.Errorf(codes.InvalidArgument, "group_by: name one label, such as %s.team", name)
 	case f.kind == MapKind:

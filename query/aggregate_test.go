@@ -1,7 +1,6 @@
 package query
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -21,7 +20,7 @@ import (
 
 func (s *shelf) aggregate(t *testing.T, req *pb.AggregateEventsRequest) *pb.AggregateEventsResponse {
 	t.Helper()
-	resp, err := s.AggregateEvents(context.Background(), req)
+	resp, err := s.AggregateEvents(everyone, req)
 	if err != nil {
 		t.Fatalf("aggregate %v: %v", req, err)
 	}
@@ -274,7 +273,7 @@ func TestABadAggregateIsAnInvalidArgument(t *testing.T) {
 		{&pb.AggregateEventsRequest{Interval: &durationpb.Duration{Seconds: 5, Nanos: -1}}, "interval"},
 		{&pb.AggregateEventsRequest{Interval: &durationpb.Duration{Seconds: 5, Nanos: 2e9}}, "interval"},
 	} {
-		_, err := s.AggregateEvents(context.Background(), c.req)
+		_, err := s.AggregateEvents(everyone, c.req)
 		if status.Code(err) != codes.InvalidArgument || !strings.Contains(status.Convert(err).Message(), c.want) || len(err.Error()) > 500 {
 			t.Errorf("%v: %v, want %s", c.req, err, c.want)
 		}

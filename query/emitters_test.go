@@ -1,7 +1,6 @@
 package query
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -57,7 +56,7 @@ func TestEmittersAreListedWithTheirHealth(t *testing.T) {
 		want      []string
 		truncated bool
 	}{{0, all, false}, {8, all, false}, {7, all[:7], true}, {1, all[:1], true}} {
-		resp, err := s.ListEmitters(context.Background(), &pb.ListEmittersRequest{Limit: c.limit})
+		resp, err := s.ListEmitters(everyone, &pb.ListEmittersRequest{Limit: c.limit})
 		var got []string
 		for _, e := range resp.GetEmitters() {
 			late := e.GetDelay().AsDuration().Round(10 * time.Millisecond)
@@ -73,7 +72,7 @@ func TestEmittersAreListedWithTheirHealth(t *testing.T) {
 		}
 	}
 	for _, limit := range []int32{-1, 10001} {
-		if _, err := s.ListEmitters(context.Background(), &pb.ListEmittersRequest{Limit: limit}); status.Code(err) != codes.InvalidArgument {
+		if _, err := s.ListEmitters(everyone, &pb.ListEmittersRequest{Limit: limit}); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("limit %d: %v", limit, err)
 		}
 	}
@@ -81,11 +80,11 @@ func TestEmittersAreListedWithTheirHealth(t *testing.T) {
 
 func TestNobodyEmitsIntoAnEmptyStore(t *testing.T) {
 	s := newShelf(t)
-	emitters, err := s.ListEmitters(context.Background(), &pb.ListEmittersRequest{})
+	emitters, err := s.ListEmitters(everyone, &pb.ListEmittersRequest{})
 	if err != nil || len(emitters.GetEmitters()) != 0 || emitters.GetTruncated() {
 		t.Errorf("emitters of an empty store: %v, %v", emitters, err)
 	}
-	tools, err := s.ListTools(context.Background(), &pb.ListToolsRequest{})
+	tools, err := s.ListTools(everyone, &pb.ListToolsRequest{})
 	if err != nil || len(tools.GetTools()) != 0 || tools.GetTruncated() {
 		t.Errorf("tools of an empty store: %v, %v", tools, err)
 	}

@@ -2,7 +2,6 @@ package query
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -152,7 +151,7 @@ func TestFiltersFindWhatTheySay(t *testing.T) {
 			}
 		}
 		matched += len(want)
-		resp, err := s.ListEvents(context.Background(), &pb.ListEventsRequest{Filter: c.filter, PageSize: 1000,
+		resp, err := s.ListEvents(everyone, &pb.ListEventsRequest{Filter: c.filter, PageSize: 1000,
 			ReadMask: &fieldmaskpb.FieldMask{Paths: []string{"event_id"}}}) // the engine is quicker with one column
 		if err != nil {
 			t.Errorf("%s: %v", c.filter, err)
@@ -194,7 +193,7 @@ func TestEveryFieldCanBeSearched(t *testing.T) {
 		}
 		// The operators of a field in one search, which is much quicker.
 		filter := strings.Join(comparisons, " OR ")
-		if _, err := s.ListEvents(context.Background(), &pb.ListEventsRequest{Filter: filter, ReadMask: &fieldmaskpb.FieldMask{Paths: []string{"event_id"}}}); err != nil {
+		if _, err := s.ListEvents(everyone, &pb.ListEventsRequest{Filter: filter, ReadMask: &fieldmaskpb.FieldMask{Paths: []string{"event_id"}}}); err != nil {
 			t.Errorf("%s: %v", filter, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
@@ -65,6 +66,24 @@ type Fields struct {
 	byName  map[string]field
 	names   []string // sorted
 	example string
+	// hidden are names that there are and that may not be compared, because level does
+	// not show what they stand for; they are not in byName.
+	hidden map[string]bool
+	level  auth.Content
+}
+
+// Hiding are the fields without some of them, which a content level does not show.
+func (f *Fields) Hiding(level auth.Content, names ...string) *Fields {
+	if len(names) == 0 {
+		return f
+	}
+	out := &Fields{byName: maps.Clone(f.byName), example: f.example, hidden: map[string]bool{}, level: level}
+	for _, name := range names {
+		delete(out.byName, name)
+		out.hidden[name] = true
+	}
+	out.names = slices.Sorted(maps.Keys(out.byName))
+	return out
 }
 
 // NewFields makes a table's fields; example is a filter of two comparisons, for

@@ -57,9 +57,6 @@ func Compile(filter string) (sql string, args []any, err error) {
 	return ofEvents.Compile(filter)
 }
 
-// compileFilter makes a filter a condition on the events table.
-func compileFilter(filter string) (condition, error) { return ofEvents.compile(filter) }
-
 // compile turns an AIP-160 filter into a condition. Names are looked up in f and
 // values are bound: nothing of the filter's text becomes SQL.
 func (f *Fields) compile(filter string) (condition, error) {
@@ -148,6 +145,9 @@ func (c *compiler) comparison(e *expr.Expr, op string, left, right *expr.Expr) (
 		return "", err
 	}
 	f, ok := c.fields.byName[name]
+	if c.fields.hidden[name] {
+		return "", c.errorf(left, "%s", hiddenText(name, c.fields.level))
+	}
 	if !ok {
 		if key != "" {
 			name += "." + key

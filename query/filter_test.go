@@ -73,7 +73,7 @@ func TestAFilterBecomesSQLWithItsValuesBound(t *testing.T) {
 		{`(server = a AND target = b) OR NOT (kind = auth)`, "((`server` = {p0:String} AND `target` = {p1:String}) OR NOT (`kind` = {p2:String}))", `"a" "b" "auth"`},
 		{`server = "((((((((((((((((((((((((((((((((((("`, "`server` = {p0:String}", `"((((((((((((((((((((((((((((((((((("`},
 	} {
-		got, err := compileFilter(c.filter)
+		got, err := ofEvents.compile(c.filter)
 		if err != nil || got.sql != c.sql || bound(got) != c.args {
 			t.Errorf("%s\n got %s [%s], %v\nwant %s [%s]", c.filter, got.sql, bound(got), err, c.sql, c.args)
 		}
@@ -133,7 +133,7 @@ func TestABadFilterSaysWhereAndWhat(t *testing.T) {
 		{strings.Repeat("server = a OR ", 200) + "server = a", 2801, `there are more than 200 comparisons`},
 		{strings.Repeat("x", maxFilter+1), 0, `has 16385 bytes, at most 16384 are taken`},
 	} {
-		got, err := compileFilter(c.filter)
+		got, err := ofEvents.compile(c.filter)
 		var f *FilterError
 		if !errors.As(err, &f) || f.Position != c.position || !strings.Contains(err.Error(), c.text) || got.sql != "" {
 			t.Errorf("%.60q: %v, want %q at %d", c.filter, err, c.text, c.position)
@@ -154,7 +154,7 @@ func FuzzFilter(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, filter string) {
-		c, err := compileFilter(filter)
+		c, err := ofEvents.compile(filter)
 		if err != nil {
 			var e *FilterError
 			if !errors.As(err, &e) || e.Position < 0 || e.Position > utf8.RuneCountInString(filter)+1 || len(err.Error()) > 1000 {

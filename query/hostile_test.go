@@ -1,7 +1,6 @@
 package query
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"runtime"
@@ -67,7 +66,7 @@ func TestAHostileFilterCostsLittle(t *testing.T) {
 	} {
 		var cond condition
 		var err error
-		bytes := allocated(func() { cond, err = compileFilter(c.filter) })
+		bytes := allocated(func() { cond, err = ofEvents.compile(c.filter) })
 		switch {
 		case c.want == "" && err == nil:
 		case err == nil || c.want == "" || !strings.Contains(err.Error(), c.want):
@@ -86,9 +85,9 @@ func TestAHostileFilterCostsLittle(t *testing.T) {
 func TestEveryMethodRefusesAHostileFilter(t *testing.T) {
 	s := New(Config{}, broken{errors.New("the store was reached")}, quiet)
 	for _, filter := range []string{strings.Repeat("server = a ", 1<<20), "server = \"\xff\"", "x\"=" + strings.Repeat("(", 10000)} {
-		_, list := s.ListEvents(context.Background(), &pb.ListEventsRequest{Filter: filter})
-		_, aggregate := s.AggregateEvents(context.Background(), &pb.AggregateEventsRequest{Filter: filter})
-		for _, err := range []error{list, aggregate, s.WatchEvents(&pb.WatchEventsRequest{Filter: filter}, nil)} {
+		_, list := s.ListEvents(everyone, &pb.ListEventsRequest{Filter: filter})
+		_, aggregate := s.AggregateEvents(everyone, &pb.AggregateEventsRequest{Filter: filter})
+		for _, err := range []error{list, aggregate, s.WatchEvents(&pb.WatchEventsRequest{Filter: filter}, &deaf{ctx: everyone})} {
 			if status.Code(err) != codes.InvalidArgument || len(err.Error()) > 500 {
 				t.Errorf("%.20q: %.300v", filter, err)
 			}

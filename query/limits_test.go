@@ -67,29 +67,29 @@ func TestEveryQuestionHasLimits(t *testing.T) {
 	endless := New(Config{}, slow{s.store}, quiet)
 	for name, ask := range asks {
 		if name != "get" && name != "watch" { // there is none such; it lasts
-			if err := ask(context.Background(), s.Server); err != nil {
+			if err := ask(everyone, s.Server); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
 		endless.cfg.Limits = store.Limits{Rows: 100, Time: unbearable}
-		if err := ask(context.Background(), endless); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "more than it may") {
+		if err := ask(everyone, endless); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "more than it may") {
 			t.Errorf("%s that reads too many rows: %v", name, err)
 		}
 	}
 	for _, name := range []string{"list", "aggregate"} {
 		endless.cfg.Limits = store.Limits{Time: time.Second}
-		if err := asks[name](context.Background(), endless); status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "longer than it may") {
+		if err := asks[name](everyone, endless); status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "longer than it may") {
 			t.Errorf("%s that takes too long: %v", name, err)
 		}
 		// The caller's own patience is a limit too.
 		endless.cfg.Limits = store.Limits{Time: unbearable}
-		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+		ctx, cancel := context.WithTimeout(everyone, 300*time.Millisecond)
 		if err := soon(t, name, asking(ctx, endless, name)); status.Code(err) != codes.DeadlineExceeded {
 			t.Errorf("%s of an impatient caller: %v", name, err)
 		}
 		cancel()
 		endless.cfg.Limits = store.Limits{Memory: 1 << 10}
-		if err := asks[name](context.Background(), endless); status.Code(err) != codes.ResourceExhausted {
+		if err := asks[name](everyone, endless); status.Code(err) != codes.ResourceExhausted {
 			t.Errorf("%s that takes too much memory: %v", name, err)
 		}
 	}
@@ -99,7 +99,7 @@ func TestEveryQuestionHasLimits(t *testing.T) {
 // running counts the statements that the engine is at, of slow.
 func running(t *testing.T, s *store.Store) (n uint64) {
 	t.Helper()
-	rows, err := s.Query(context.Background(), store.Limits{}, "SELECT count() FROM system.processes WHERE query LIKE '%CROSS JOIN events%' AND query NOT LIKE '%system.processes%'")
+	rows, err := s.Query(everyone, store.Limits{}, "SELECT count() FROM system.processes WHERE query LIKE '%CROSS JOIN events%' AND query NOT LIKE '%system.processes%'")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestACallerThatLeavesEndsItsStatement(t *testing.T) {
 		if name == "get" { // the engine sees at once that there is none such
 			continue
 		}
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithCancel(everyone)
 		ended := asking(ctx, endless, name)
 		for running(t, s.store) == 0 {
 			select {
@@ -188,7 +188,7 @@ func TestALimitOfTheServersProfileIsALimit(t *testing.T) {
 		"Code: 396. DB::Exception: Limit for result exceeded, max bytes: 1.00 KiB": codes.ResourceExhausted,
 	} {
 		for name, ask := range asks {
-			if err := ask(context.Background(), New(Config{}, broken{errors.New(text)}, quiet)); status.Code(err) != code {
+			if err := ask(everyone, New(Config{}, broken{errors.New(text)}, quiet)); status.Code(err) != code {
 				t.Errorf("%s: %s: %v", name, text, err)
 			}
 		}

@@ -1,6 +1,7 @@
 package query
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,15 +18,34 @@ import (
 // mask is which top-level fields of Event are wanted; nil is all.
 type mask map[protoreflect.Name]bool
 
-func readMask(m *fieldmaskpb.FieldMask) (mask, error) {
+// allBut is every field but some; nil when there are none of these.
+func allBut(hidden []string) mask {
+	if len(hidden) == 0 {
+		return nil
+	}
+	out := mask{}
+	fields := (&pb.Event{}).ProtoReflect().Descriptor().Fields()
+	for i := range fields.Len() {
+		if name := fields.Get(i).Name(); !slices.Contains(hidden, string(name)) {
+			out[name] = true
+		}
+	}
+	return out
+}
+
+// mask reads a read mask: nothing, and "*", is all that the call may see.
+func (v *view) mask(m *fieldmaskpb.FieldMask) (mask, error) {
 	if len(m.GetPaths()) == 0 {
-		return nil, nil
+		return v.all, nil
 	}
 	known := (&pb.Event{}).ProtoReflect().Descriptor().Fields()
 	wanted := mask{}
 	for _, path := range m.GetPaths() {
 		if path == "*" {
-			return nil, nil
+			return v.all, nil
+		}
+		if v.fields.hidden[path] {
+			return nil, status.Errorf(codes.InvalidArgument, "read_mask: %s", hiddenText(path, v.fields.level))
 		}
 		if known.ByName(protoreflect.Name(path)) == nil {
 			names := make([]string, known.Len())

@@ -1,7 +1,6 @@
 package query
 
 import (
-	"context"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -46,7 +45,7 @@ func TestAMaskIsWhatComesBack(t *testing.T) {
 				t.Errorf("%v by %q, event %d:\n got %v\nwant %v", paths, order, i, got[i], want)
 			}
 		}
-		one, err := s.GetEvent(context.Background(), &pb.GetEventRequest{EventId: all[3].GetEventId(), ReadMask: req.GetReadMask()})
+		one, err := s.GetEvent(everyone, &pb.GetEventRequest{EventId: all[3].GetEventId(), ReadMask: req.GetReadMask()})
 		if want := masked(all[3], paths); err != nil || !proto.Equal(one.GetEvent(), want) {
 			t.Errorf("get %v: %v, %v", paths, one, err)
 		}
@@ -88,9 +87,9 @@ func TestABadMaskIsAnInvalidArgument(t *testing.T) {
 		strings.Repeat("server.", 1e6): `read_mask: there is no field "server.`,
 	} {
 		mask := &fieldmaskpb.FieldMask{Paths: []string{"server", path}}
-		_, list := s.ListEvents(context.Background(), &pb.ListEventsRequest{ReadMask: mask})
-		_, get := s.GetEvent(context.Background(), &pb.GetEventRequest{EventId: "01890a5d-ac96-774b-bcce-b302099a8057", ReadMask: mask})
-		watch := s.WatchEvents(&pb.WatchEventsRequest{ReadMask: mask}, nil)
+		_, list := s.ListEvents(everyone, &pb.ListEventsRequest{ReadMask: mask})
+		_, get := s.GetEvent(everyone, &pb.GetEventRequest{EventId: "01890a5d-ac96-774b-bcce-b302099a8057", ReadMask: mask})
+		watch := s.WatchEvents(&pb.WatchEventsRequest{ReadMask: mask}, &deaf{ctx: everyone})
 		for _, err := range []error{list, get, watch} {
 			if status.Code(err) != codes.InvalidArgument || !strings.Contains(status.Convert(err).Message(), want) || len(err.Error()) > 500 {
 				t.Errorf("%.60q: %.300v, want %s", path, err, want)

@@ -144,27 +144,27 @@ func (o order) after(p place) condition {
 }
 
 // A page token is the place where the page ends, a hash of the search, because a
-// page continues only the search that it belongs to, and a checksum of both. It
+// page continues only the search that it belongs to (see view.search), and a checksum of both. It
 // carries nothing secret, so it needs no signature: a forged one finds what a
 // filter on time would find.
-func (o order) token(e *event.Event, filter string) string {
+func (o order) token(e *event.Event, search string) string {
 	b := binary.BigEndian.AppendUint64(nil, o.value(e))
 	b = binary.BigEndian.AppendUint64(b, uint64(e.OccurredAt))
 	b = append(b, e.EventID[:]...)
 	b = binary.BigEndian.AppendUint64(b, e.Batch)
 	b = binary.BigEndian.AppendUint32(b, e.Leaf)
-	b = binary.BigEndian.AppendUint64(b, o.hash(filter))
+	b = binary.BigEndian.AppendUint64(b, o.hash(search))
 	b = append(b, e.LogID...)
 	return base64.RawURLEncoding.EncodeToString(binary.BigEndian.AppendUint64(b, hash(string(b))))
 }
 
-func (o order) readToken(token, filter string) (p place, err error) {
+func (o order) readToken(token, search string) (p place, err error) {
 	const fixed = 8 + 8 + 16 + 8 + 4 + 8 // what lies before the log's name
 	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
 	if err != nil || len(b) < fixed+8 || binary.BigEndian.Uint64(b[len(b)-8:]) != hash(string(b[:len(b)-8])) {
 		return p, errors.New("page_token: not one that this service gave")
 	}
-	if binary.BigEndian.Uint64(b[44:]) != o.hash(filter) {
+	if binary.BigEndian.Uint64(b[44:]) != o.hash(search) {
 		return p, errors.New("page_token: belongs to another search; repeat the filter and the order of the first page, or start again without a token")
 	}
 	p.value, p.occurred = binary.BigEndian.Uint64(b), int64(binary.BigEndian.Uint64(b[8:]))
@@ -179,7 +179,7 @@ func (o order) readToken(token, filter string) (p place, err error) {
 // storable says whether the engine can hold a time in microseconds.
 func storable(at int64) bool { return at >= 0 && time.UnixMicro(at).UTC().Year() <= maxYear }
 
-func (o order) hash(filter string) uint64 { return hash(o.by() + "\x00" + filter) }
+func (o order) hash(search string) uint64 { return hash(o.by() + "\x00" + search) }
 
 func hash(text string) uint64 {
 	h := fnv.New64a()

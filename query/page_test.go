@@ -2,7 +2,6 @@ package query
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"math"
 	"math/rand/v2"
@@ -66,7 +65,7 @@ func TestABadOrderIsAnInvalidArgument(t *testing.T) {
 	s := New(Config{}, broken{errors.New("the store was reached")}, quiet)
 	for _, order := range []string{"principal", "duration_us", "Duration", "duration DESC", "duration desc desc", "duration, occurred_at", "duration,", "desc", "-duration",
 		"1; DROP TABLE events", "rand()", "duration\x00", strings.Repeat("x", 10<<20)} {
-		_, err := s.ListEvents(context.Background(), &pb.ListEventsRequest{OrderBy: order})
+		_, err := s.ListEvents(everyone, &pb.ListEventsRequest{OrderBy: order})
 		if status.Code(err) != codes.InvalidArgument || !strings.Contains(status.Convert(err).Message(), "order_by") || len(err.Error()) > 500 {
 			t.Errorf("%.60q: %.300v", order, err)
 		}
@@ -89,14 +88,14 @@ func TestAForgedPageTokenIsRefusedOrHarmless(t *testing.T) {
 			if other == by {
 				continue
 			}
-			_, err := s.ListEvents(context.Background(), &pb.ListEventsRequest{OrderBy: other, PageToken: token})
+			_, err := s.ListEvents(everyone, &pb.ListEventsRequest{OrderBy: other, PageToken: token})
 			if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "belongs to another search") {
 				t.Errorf("a token by %q for %q: %v", by, other, err)
 			}
 		}
 		if by == "duration desc" {
 			for n := range token {
-				if _, err := s.ListEvents(context.Background(), &pb.ListEventsRequest{OrderBy: by, PageToken: token[:n]}); n > 0 && status.Code(err) != codes.InvalidArgument {
+				if _, err := s.ListEvents(everyone, &pb.ListEventsRequest{OrderBy: by, PageToken: token[:n]}); n > 0 && status.Code(err) != codes.InvalidArgument {
 					t.Errorf("the first %d characters of a token: %v", n, err)
 				}
 			}
@@ -116,7 +115,7 @@ func TestAForgedPageTokenIsRefusedOrHarmless(t *testing.T) {
 		if i%3 == 0 {
 			e.OccurredAt, e.ReceivedAt = morning, morning
 		}
-		_, err = s.ListEvents(context.Background(), &pb.ListEventsRequest{OrderBy: names[i%len(names)], PageToken: by.token(e, ""), ReadMask: few})
+		_, err = s.ListEvents(everyone, &pb.ListEventsRequest{OrderBy: names[i%len(names)], PageToken: by.token(e, ""), ReadMask: few})
 		if err == nil && (!storable(e.OccurredAt) || by.name == "received_at" && !storable(e.ReceivedAt)) {
 			t.Errorf("by %s, a token of times that no event has, %d and %d, is taken", names[i%len(names)], e.OccurredAt, e.ReceivedAt)
 		}

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"buf.build/go/protovalidate"
@@ -26,6 +27,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/scope"
 )
 
 // Reader is what the service needs of a store; *store.Store is it.
@@ -45,15 +47,17 @@ type Config struct {
 type Server struct {
 	pb.UnimplementedQueryServiceServer
 	cfg   Config
-	store Reader
+	store *scope.Reader // what it reads is cut to what the call may see
 	log   *slog.Logger
 
-	tenants tenants
+	tenants  tenants
+	watching atomic.Int64 // how many watch
 }
 
-// New makes the service.
+// New makes the service. Its calls need an auth.Access, which the guard gives them: they
+// see the tenants and the content that it says, and without one nothing.
 func New(cfg Config, r Reader, log *slog.Logger) *Server {
-	return &Server{cfg: cfg, store: r, log: log}
+	return &Server{cfg: cfg, store: scope.Of(r, log), log: log}
 }
 
 const defaultPage = 100
@@ -63,20 +67,25 @@ func (s *Server) ListEvents(ctx context.Context, req *pb.ListEventsRequest) (*pb
 	if err := validate(req); err != nil {
 		return nil, err
 	}
-	cond, err := compileFilter(req.GetFilter())
+	see, err := s.view(ctx)
 	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
+		return nil, err
+	}
+	cond, err := see.filter(req.GetFilter())
+	if err != nil {
+		return nil, err
 	}
 	by, err := readOrder(req.GetOrderBy())
 	if err != nil {
 		return nil, err
 	}
-	wanted, err := readMask(req.GetReadMask())
+	wanted, err := see.mask(req.GetReadMask())
 	if err != nil {
 		return nil, err
 	}
+	search := see.search(req.GetFilter())
 	if t := req.GetPageToken(); t != "" {
-		place, err := by.readToken(t, req.GetFilter())
+		place, err := by.readToken(t, search)
 		if err != nil {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
@@ -92,7 +101,7 @@ func (s *Server) ListEvents(ctx context.Context, req *pb.ListEventsRequest) (*pb
 		events, full = events[:size], true
 	}
 	if full {
-		resp.NextPageToken = by.token(events[len(events)-1], req.GetFilter())
+		resp.NextPageToken = by.token(events[len(events)-1], search)
 	}
 	for _, e := range events {
 		resp.Events = append(resp.Events, wanted.prune(wire.ToProto(e)))
@@ -135,7 +144,11 @@ func (s *Server) GetEvent(ctx context.Context, req *pb.GetEventRequest) (*pb.Get
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, "event_id: "+err.Error())
 	}
-	wanted, err := readMask(req.GetReadMask())
+	see, err := s.view(ctx)
+	if err != nil {
+		return nil, err
+	}
+	wanted, err := see.mask(req.GetReadMask())
 	if err != nil {
 		return nil, err
 	}
@@ -190,6 +203,9 @@ func (s *Server) status(ctx context.Context, err error) error { return Status(ct
 func Status(ctx context.Context, err error, log *slog.Logger) error {
 	if ctx.Err() != nil {
 		return status.FromContextError(ctx.Err()).Err()
+	}
+	if _, ok := status.FromError(err); ok { // of scope: it is said already, and logged
+		return err
 	}
 	switch store.Code(err) {
 	case codeTimeout, codeTooSlow:

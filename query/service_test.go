@@ -23,7 +23,11 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/scope/scopetest"
 )
+
+// everyone is a call that sees all tenants.
+var everyone = scopetest.Every(context.Background())
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
@@ -48,7 +52,7 @@ func (s *shelf) put(t *testing.T, events ...*event.Event) {
 	for i, e := range events {
 		e.LogID, e.Batch, e.Leaf, e.ExpiresMonth = "log", s.batch, uint32(i), 20819
 	}
-	if err := s.store.Append(context.Background(), store.Batch{Events: events, Token: fmt.Sprint(s.batch)}); err != nil {
+	if err := s.store.Append(everyone, store.Batch{Events: events, Token: fmt.Sprint(s.batch)}); err != nil {
 		t.Fatal(err)
 	}
 	s.all = append(s.all, events...)
@@ -56,7 +60,7 @@ func (s *shelf) put(t *testing.T, events ...*event.Event) {
 
 func (s *shelf) list(t *testing.T, req *pb.ListEventsRequest) *pb.ListEventsResponse {
 	t.Helper()
-	resp, err := s.ListEvents(context.Background(), req)
+	resp, err := s.ListEvents(everyone, req)
 	if err != nil {
 		t.Fatalf("list %v: %v", req, err)
 	}
@@ -151,7 +155,7 @@ func TestAPageTokenContinuesItsOwnSearchAlone(t *testing.T) {
 	token := s.list(t, req).GetNextPageToken()
 	refused := func(token, filter, order, want string) {
 		t.Helper()
-		_, err := s.ListEvents(context.Background(), &pb.ListEventsRequest{Filter: filter, OrderBy: order, PageToken: token})
+		_, err := s.ListEvents(everyone, &pb.ListEventsRequest{Filter: filter, OrderBy: order, PageToken: token})
 		if status.Code(err) != codes.InvalidArgument || !strings.Contains(status.Convert(err).Message(), want) {
 			t.Errorf("token %q with %q, %q: %v", token, filter, order, err)
 		}
@@ -187,7 +191,7 @@ func TestAPageHasBounds(t *testing.T) {
 		}
 	}
 	for _, size := range []int32{-1, 1001, 1 << 30} {
-		if _, err := s.ListEvents(context.Background(), &pb.ListEventsRequest{PageSize: size}); status.Code(err) != codes.InvalidArgument ||
+		if _, err := s.ListEvents(everyone, &pb.ListEventsRequest{PageSize: size}); status.Code(err) != codes.InvalidArgument ||
 			!strings.Contains(err.Error(), "page_size") {
 			t.Errorf("page size %d: %v", size, err)
 		}
@@ -196,11 +200,11 @@ func TestAPageHasBounds(t *testing.T) {
 
 func TestABadFilterIsAnInvalidArgument(t *testing.T) {
 	s := New(Config{}, nil, quiet)
-	_, err := s.ListEvents(context.Background(), &pb.ListEventsRequest{Filter: `kind = auth AND outcom = "denied"`})
+	_, err := s.ListEvents(everyone, &pb.ListEventsRequest{Filter: `kind = auth AND outcom = "denied"`})
 	if want := `filter, character 17: there is no field "outcom"; the nearest is outcome`; status.Code(err) != codes.InvalidArgument || status.Convert(err).Message() != want {
 		t.Errorf("%v, want %q", err, want)
 	}
-	_, err = s.ListEvents(context.Background(), &pb.ListEventsRequest{Filter: strings.Repeat("x", maxFilter+1)})
+	_, err = s.ListEvents(everyone, &pb.ListEventsRequest{Filter: strings.Repeat("x", maxFilter+1)})
 	if status.Code(err) != codes.InvalidArgument || len(err.Error()) > 500 {
 		t.Errorf("too long a filter: %.500v", err)
 	}
@@ -214,7 +218,7 @@ func TestAnEventIsFoundByItsIDWheneverItOccurred(t *testing.T) {
 	s.put(t, events...)
 	for i, e := range events {
 		for _, id := range []string{e.EventID.String(), strings.ToUpper(e.EventID.String())} {
-			resp, err := s.GetEvent(context.Background(), &pb.GetEventRequest{EventId: id})
+			resp, err := s.GetEvent(everyone, &pb.GetEventRequest{EventId: id})
 			if err != nil {
 				t.Fatalf("event %d: %v", i, err)
 			}
@@ -226,13 +230,13 @@ func TestAnEventIsFoundByItsIDWheneverItOccurred(t *testing.T) {
 	}
 	for _, id := range []string{"01890a5d-ac96-774b-bcce-b302099a8057", "00000000-0000-0000-0000-000000000000",
 		"ffffffff-ffff-ffff-ffff-ffffffffffff", "123e4567-e89b-42d3-a456-426614174000", "fedcba98-7654-4321-8fed-cba987654321"} {
-		_, err := s.GetEvent(context.Background(), &pb.GetEventRequest{EventId: id})
+		_, err := s.GetEvent(everyone, &pb.GetEventRequest{EventId: id})
 		if status.Code(err) != codes.NotFound || !strings.Contains(err.Error(), id) {
 			t.Errorf("%s: %v", id, err)
 		}
 	}
 	for _, id := range []string{"", "x", "' OR 1 = 1", events[0].EventID.String() + "0"} {
-		if _, err := s.GetEvent(context.Background(), &pb.GetEventRequest{EventId: id}); status.Code(err) != codes.InvalidArgument {
+		if _, err := s.GetEvent(everyone, &pb.GetEventRequest{EventId: id}); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
@@ -259,15 +263,15 @@ func TestAStoresErrorIsACodeAndNeverItsText(t *testing.T) {
 		{"dial tcp 10.0.0.1:9000: secret refused", codes.Unavailable},
 	} {
 		s := New(Config{}, broken{errors.New(c.err)}, quiet)
-		_, listErr := s.ListEvents(context.Background(), &pb.ListEventsRequest{})
-		_, getErr := s.GetEvent(context.Background(), &pb.GetEventRequest{EventId: "01890a5d-ac96-774b-bcce-b302099a8057"})
+		_, listErr := s.ListEvents(everyone, &pb.ListEventsRequest{})
+		_, getErr := s.GetEvent(everyone, &pb.GetEventRequest{EventId: "01890a5d-ac96-774b-bcce-b302099a8057"})
 		for _, err := range []error{listErr, getErr} {
 			if status.Code(err) != c.code || leak.MatchString(status.Convert(err).Message()) {
 				t.Errorf("%s: %v", c.err, err)
 			}
 		}
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(everyone)
 	cancel()
 	if _, err := New(Config{}, broken{context.Canceled}, quiet).ListEvents(ctx, &pb.ListEventsRequest{}); status.Code(err) != codes.Canceled {
 		t.Errorf("a caller that left: %v", err)
@@ -278,7 +282,7 @@ func TestALimitOfTheEngineEndsASearch(t *testing.T) {
 	s := newShelf(t)
 	s.put(t, randomEvents(rand.New(rand.NewPCG(5, 5)), 100)...)
 	s.cfg.Limits = store.Limits{Rows: 10}
-	if _, err := s.ListEvents(context.Background(), &pb.ListEventsRequest{Filter: `method != "x"`}); status.Code(err) != codes.ResourceExhausted {
+	if _, err := s.ListEvents(everyone, &pb.ListEventsRequest{Filter: `method != "x"`}); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("too many rows: %v", err)
 	}
 	s.cfg.Limits = store.Limits{Time: time.Minute}

@@ -22,8 +22,18 @@ type tenants struct {
 	seen  watcher // how far the logs were looked at
 }
 
-// only is the store's one tenant; ok is false when it has several, or none.
+// only is the one tenant of which the call sees events; ok is false when there are
+// several, or none. What is remembered is of calls that see every tenant, and for them
+// alone: others neither add to it, as they see a part, nor learn of it.
 func (s *Server) only(ctx context.Context) (tenant string, ok bool, err error) {
+	a, err := s.store.Access(ctx)
+	if err != nil {
+		return "", false, err
+	}
+	if !a.Scope.Every {
+		tenant, ok = a.Scope.Only()
+		return tenant, ok, nil
+	}
 	t := &s.tenants
 	t.mu.Lock()
 	defer t.mu.Unlock()

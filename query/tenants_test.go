@@ -1,7 +1,6 @@
 package query
 
 import (
-	"context"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -57,7 +56,7 @@ func TestAStoreOfOneTenantAndOfMore(t *testing.T) {
 	}
 	want := func(n int, only string) {
 		t.Helper()
-		tenant, ok, err := s.only(context.Background())
+		tenant, ok, err := s.only(everyone)
 		if err != nil || ok != (only != "") || ok && tenant != only {
 			t.Errorf("the one tenant is %q, %v, %v; want %q", tenant, ok, err, only)
 		}
@@ -75,14 +74,14 @@ func TestAStoreOfOneTenantAndOfMore(t *testing.T) {
 	want(8, "acme")
 	// Another tenant, in a log that did not exist before.
 	const log = "other"
-	if err := s.store.StartLog(context.Background(), store.LogInfo{ID: log, StartedAt: time.Now()}); err != nil {
+	if err := s.store.StartLog(everyone, store.LogInfo{ID: log, StartedAt: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	events := of("globex", 2)
 	for i, e := range events {
 		e.LogID, e.Batch, e.Leaf, e.ExpiresMonth = log, 1, uint32(i), 20819
 	}
-	if err := s.store.Append(context.Background(), store.Batch{Events: events, Token: "other"}); err != nil {
+	if err := s.store.Append(everyone, store.Batch{Events: events, Token: "other"}); err != nil {
 		t.Fatal(err)
 	}
 	want(10, "")

@@ -59,8 +59,12 @@ func (s *Server) GetTimeline(ctx context.Context, req *pb.GetTimelineRequest) (*
 	if req.GetStartTime() != nil && req.GetEndTime() != nil && !req.GetStartTime().AsTime().Before(req.GetEndTime().AsTime()) {
 		return nil, status.Error(codes.InvalidArgument, "start_time must be before end_time")
 	}
+	see, err := s.view(ctx)
+	if err != nil {
+		return nil, err
+	}
 	limit := int(cmp.Or(req.GetLimit(), defaultTimeline))
-	events, full, err := s.events(ctx, maxAnswer, "SELECT "+store.EventColumns+" FROM events WHERE "+cond.sql+
+	events, full, err := s.events(ctx, maxAnswer, "SELECT "+see.all.columns()+" FROM events WHERE "+cond.sql+
 		" ORDER BY occurred_at, event_id LIMIT {limit:UInt32}", append(cond.args, store.Named("limit", limit+1))...)
 	if err != nil {
 		return nil, err
@@ -73,7 +77,7 @@ func (s *Server) GetTimeline(ctx context.Context, req *pb.GetTimelineRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	resp.Entries = arrange(events)
+	resp.Entries = arrange(events, see.all)
 	for i, n := range missing {
 		resp.Entries[i].MissingBefore = n
 	}
@@ -82,13 +86,13 @@ func (s *Server) GetTimeline(ctx context.Context, req *pb.GetTimelineRequest) (*
 
 // arrange finds each event's parents and the silence before it. Events are
 // sorted by time.
-func arrange(events []*event.Event) []*pb.TimelineEntry {
+func arrange(events []*event.Event, shown mask) []*pb.TimelineEntry {
 	entries := make([]*pb.TimelineEntry, len(events))
 	parents := parentsOf(events)
 	depth := depths(parents)
 	var quiet int64 // when everything so far had ended
 	for i, e := range events {
-		entry := &pb.TimelineEntry{Event: wire.ToProto(e), Depth: depth[i], ParentMissing: parents[i] == absent}
+		entry := &pb.TimelineEntry{Event: shown.prune(wire.ToProto(e)), Depth: depth[i], ParentMissing: parents[i] == absent}
 		if i > 0 && e.OccurredAt > quiet {
 			entry.Gap = durationpb.New(time.Duration(e.OccurredAt-quiet) * time.Microsecond)
 		}

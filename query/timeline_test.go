@@ -1,7 +1,6 @@
 package query
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -151,12 +150,12 @@ func TestATimelineHasParentsAndGaps(t *testing.T) {
 			e.EmitterID, e.EmitterSeq = c.events[0].TraceID, uint64(i+1)
 		}
 		s.put(t, c.events...)
-		resp, err := s.GetTimeline(context.Background(), trace(c.events[0].TraceID))
+		resp, err := s.GetTimeline(everyone, trace(c.events[0].TraceID))
 		if err != nil || drawn(resp) != c.want {
 			t.Errorf("%s:\n got %s, %v\nwant %s", c.what, drawn(resp), err, c.want)
 		}
 	}
-	resp, err := s.GetTimeline(context.Background(), trace("never heard of"))
+	resp, err := s.GetTimeline(everyone, trace("never heard of"))
 	if err != nil || len(resp.GetEntries()) != 0 || resp.GetTruncated() {
 		t.Errorf("an unknown trace: %v, %v", resp, err)
 	}
@@ -180,7 +179,7 @@ func TestATimelineSaysWhatIsMissingBefore(t *testing.T) {
 		call(9, span("t", "inner", "", "", from("c", 3))),
 		call(10, span("t", "last", "", "", from("c", 6))),
 	)
-	resp, err := s.GetTimeline(context.Background(), trace("t"))
+	resp, err := s.GetTimeline(everyone, trace("t"))
 	want := fmt.Sprintf("one five!2 six twelve!4 first of b second of b!%d outer!1 inner last", uint64(1<<63+5-101))
 	if err != nil || drawn(resp) != want {
 		t.Errorf(" got %s, %v\nwant %s", drawn(resp), err, want)
@@ -194,7 +193,7 @@ func TestATimelineSaysWhatIsMissingBefore(t *testing.T) {
 	s.put(t, many...)
 	req := trace("many")
 	req.Limit = 5000
-	resp, err = s.GetTimeline(context.Background(), req)
+	resp, err = s.GetTimeline(everyone, req)
 	if err != nil || len(resp.GetEntries()) != 4200 {
 		t.Fatalf("%d entries, %v", len(resp.GetEntries()), err)
 	}
@@ -251,7 +250,7 @@ func TestATimelineIsOfOneSubjectAndTime(t *testing.T) {
 	} {
 		for own, req := range subjects {
 			req.StartTime, req.EndTime, req.Limit = c.from, c.to, c.limit
-			resp, err := s.GetTimeline(context.Background(), req)
+			resp, err := s.GetTimeline(everyone, req)
 			got := ""
 			for _, e := range resp.GetEntries() {
 				got += e.GetEvent().GetTarget() + " "
@@ -286,7 +285,7 @@ func TestABadTimelineIsAnInvalidArgument(t *testing.T) {
 		{&pb.GetTimelineRequest{Subject: of, Limit: -1}, "limit"},
 		{&pb.GetTimelineRequest{Subject: of, Limit: 10001}, "limit"},
 	} {
-		_, err := s.GetTimeline(context.Background(), c.req)
+		_, err := s.GetTimeline(everyone, c.req)
 		if status.Code(err) != codes.InvalidArgument || !strings.Contains(status.Convert(err).Message(), c.want) || len(err.Error()) > 500 {
 			t.Errorf("%.200v: %.500v, want %s", c.req, err, c.want)
 		}
@@ -303,7 +302,7 @@ func TestTheLongestTimelineIsArranged(t *testing.T) {
 	}
 	for name, events := range map[string][]*event.Event{"one span": same, "a chain": chain} {
 		deepest := int32(0)
-		for _, e := range arrange(events) {
+		for _, e := range arrange(events, nil) {
 			deepest = max(deepest, e.GetDepth())
 		}
 		if want := map[string]int32{"one span": 0, "a chain": 9999}[name]; deepest != want {

@@ -77,6 +77,10 @@ func (s *Server) ListToolDefinitions(ctx context.Context, req *pb.ListToolDefini
 	if err := validate(req); err != nil {
 		return nil, err
 	}
+	see, err := s.view(ctx)
+	if err != nil {
+		return nil, err
+	}
 	rows, err := s.store.Query(ctx, s.cfg.Limits, `
 		SELECT lower(hex(definition_digest)), min(occurred_at) AS first, max(occurred_at),
 			argMinIf(arguments, occurred_at, kind = 'tools_list'), argMinIf(signals, occurred_at, kind = 'tools_list'),
@@ -96,6 +100,9 @@ func (s *Server) ListToolDefinitions(ctx context.Context, req *pb.ListToolDefini
 		var first, last time.Time
 		if err := rows.Scan(&d.Digest, &first, &last, &d.Definition, &d.Signals, &d.EventId); err != nil {
 			return nil, s.status(ctx, err)
+		}
+		if see.fields.hidden["arguments"] { // which is where a listing has its definitions
+			d.Definition, d.Signals = "", nil
 		}
 		d.FirstSeen, d.LastSeen = timestamppb.New(first), timestamppb.New(last)
 		resp.Definitions = append(resp.Definitions, d)

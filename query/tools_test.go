@@ -1,7 +1,6 @@
 package query
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -98,7 +97,7 @@ func TestToolsAreListedWithWhatIsKnownOfThem(t *testing.T) {
 		{"", 0, all, false}, {"", 4, all, false}, {"", 3, all[:3], true}, {"", 1, all[:1], true}, {"files", 0, all[:3], false},
 		{"files", 2, all[:2], true}, {"git", 10000, all[3:], false}, {"File", 0, nil, false}, {"%", 0, nil, false}, {"nul\x00", 0, nil, false},
 	} {
-		resp, err := s.ListTools(context.Background(), &pb.ListToolsRequest{Server: c.server, Limit: c.limit})
+		resp, err := s.ListTools(everyone, &pb.ListToolsRequest{Server: c.server, Limit: c.limit})
 		var got []string
 		for _, tool := range resp.GetTools() {
 			h := tool.GetHints()
@@ -127,7 +126,7 @@ func TestAToolsDefinitionsHaveAHistory(t *testing.T) {
 		`a 5..45 {"description":"a"} [] ` + id(first),
 	}
 	history := func(server, name string) (out []string) {
-		resp, err := s.ListToolDefinitions(context.Background(), &pb.ListToolDefinitionsRequest{Server: server, Name: name})
+		resp, err := s.ListToolDefinitions(everyone, &pb.ListToolDefinitionsRequest{Server: server, Name: name})
 		if err != nil {
 			t.Errorf("%s/%s: %v", server, name, err)
 		}
@@ -160,27 +159,27 @@ func TestABadQuestionAboutToolsIsAnInvalidArgument(t *testing.T) {
 	long := strings.Repeat("x", 10<<20)
 	for want, ask := range map[string]func() error{
 		"limit": func() error {
-			_, err := s.ListTools(context.Background(), &pb.ListToolsRequest{Limit: 10001})
+			_, err := s.ListTools(everyone, &pb.ListToolsRequest{Limit: 10001})
 			return err
 		},
 		"limit:": func() error {
-			_, err := s.ListTools(context.Background(), &pb.ListToolsRequest{Limit: -1})
+			_, err := s.ListTools(everyone, &pb.ListToolsRequest{Limit: -1})
 			return err
 		},
 		"server": func() error {
-			_, err := s.ListTools(context.Background(), &pb.ListToolsRequest{Server: long})
+			_, err := s.ListTools(everyone, &pb.ListToolsRequest{Server: long})
 			return err
 		},
 		"server:": func() error {
-			_, err := s.ListToolDefinitions(context.Background(), &pb.ListToolDefinitionsRequest{Name: "read"})
+			_, err := s.ListToolDefinitions(everyone, &pb.ListToolDefinitionsRequest{Name: "read"})
 			return err
 		},
 		"name": func() error {
-			_, err := s.ListToolDefinitions(context.Background(), &pb.ListToolDefinitionsRequest{Server: "files"})
+			_, err := s.ListToolDefinitions(everyone, &pb.ListToolDefinitionsRequest{Server: "files"})
 			return err
 		},
 		"name:": func() error {
-			_, err := s.ListToolDefinitions(context.Background(), &pb.ListToolDefinitionsRequest{Server: "files", Name: long})
+			_, err := s.ListToolDefinitions(everyone, &pb.ListToolDefinitionsRequest{Server: "files", Name: long})
 			return err
 		},
 	} {

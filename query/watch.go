@@ -16,10 +16,11 @@ import (
 )
 
 const (
-	watchEvery = 250 * time.Millisecond // between looks for new batches
-	watchPage  = 1000                   // events in one answer
-	watchBytes = 1 << 20                // memory of one answer, or one event: it lies about until the client reads it
-	stalled    = time.Minute            // a client that reads nothing for so long is cut off
+	watchEvery  = 250 * time.Millisecond // between looks for new batches
+	fewWatchers = 5                      // that look so often
+	watchPage   = 1000                   // events in one answer
+	watchBytes  = 1 << 20                // memory of one answer, or one event: it lies about until the client reads it
+	stalled     = time.Minute            // a client that reads nothing for so long is cut off
 )
 
 var errStopping = status.Error(codes.Unavailable, "the service is stopping; watch again when it is back")
@@ -45,15 +46,19 @@ func (s *Server) WatchEvents(req *pb.WatchEventsRequest, stream pb.QueryService_
 	if err := validate(req); err != nil {
 		return err
 	}
-	cond, err := compileFilter(req.GetFilter())
-	if err != nil {
-		return status.Error(codes.InvalidArgument, err.Error())
-	}
-	wanted, err := readMask(req.GetReadMask())
+	ctx := stream.Context()
+	see, err := s.view(ctx)
 	if err != nil {
 		return err
 	}
-	ctx := stream.Context()
+	cond, err := see.filter(req.GetFilter())
+	if err != nil {
+		return err
+	}
+	wanted, err := see.mask(req.GetReadMask())
+	if err != nil {
+		return err
+	}
 	w := &watcher{s: s, cond: cond, wanted: wanted, seen: map[string]cursor{}}
 	ends, err := w.ends(ctx)
 	if err != nil {
@@ -65,15 +70,19 @@ func (s *Server) WatchEvents(req *pb.WatchEventsRequest, stream pb.QueryService_
 	if err := s.send(ctx, stream, &pb.WatchEventsResponse{}); err != nil {
 		return err
 	}
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
+	s.watching.Add(1)
+	defer s.watching.Add(-1)
 	for {
+		// However many watch, they ask the store about as often as few do.
+		look := time.NewTimer(watchEvery * time.Duration(1+s.watching.Load()/fewWatchers))
 		select {
 		case <-ctx.Done():
+			look.Stop()
 			return status.FromContextError(ctx.Err()).Err()
 		case <-s.cfg.Stopping:
+			look.Stop()
 			return errStopping
-		case <-tick.C:
+		case <-look.C:
 		}
 		ends, err := w.ends(ctx)
 		if err != nil {
@@ -131,7 +140,8 @@ func (w *watcher) ends(ctx context.Context) (map[string]uint64, error) {
 	return ends, nil
 }
 
-// newLogs are the logs that were started since w last looked.
+// newLogs are the logs that were started since w last looked: of all tenants, whose
+// table that is. Nobody is told of a log unless an event of his own is in it.
 func (w *watcher) newLogs(ctx context.Context) ([]string, error) {
 	rows, err := w.s.store.Query(ctx, w.s.cfg.Limits, "SELECT DISTINCT log_id FROM logs")
 	if err != nil {

@@ -24,6 +24,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/scope/scopetest"
 )
 
 // served is a client of the service over gRPC. Its windows don't grow: what the
@@ -31,7 +32,7 @@ import (
 func served(t *testing.T, s *Server) pb.QueryServiceClient {
 	t.Helper()
 	listener := bufconn.Listen(1 << 16)
-	server := grpc.NewServer()
+	server := grpc.NewServer(scopetest.Server()...)
 	pb.RegisterQueryServiceServer(server, s)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(listener) })
@@ -68,7 +69,7 @@ func watch(ctx context.Context, t *testing.T, c pb.QueryServiceClient, req *pb.W
 func TestAWatcherGetsEachEventOnceAndInOrder(t *testing.T) {
 	s := newShelf(t)
 	client := served(t, s.Server)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(everyone, time.Minute)
 	defer cancel()
 	var logs [3]string
 	for i := range logs {
@@ -296,7 +297,7 @@ func (r *tapeRows) Close() error           { r.tape.open.Add(-1); return nil }
 func TestAWatcherThatStopsReadingIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &tape{}
-		stream := watch(context.Background(), t, served(t, New(Config{}, p, quiet)), &pb.WatchEventsRequest{})
+		stream := watch(everyone, t, served(t, New(Config{}, p, quiet)), &pb.WatchEventsRequest{})
 		begun := time.Now()
 		time.Sleep(time.Minute - time.Second)
 		synctest.Wait()
@@ -339,7 +340,7 @@ func TestAWatcherThatStopsReadingIsCutOff(t *testing.T) {
 func TestAWatcherIsGivenAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
-		err := New(Config{}, &tape{}, quiet).WatchEvents(&pb.WatchEventsRequest{}, &deaf{ctx: t.Context(), hears: 1})
+		err := New(Config{}, &tape{}, quiet).WatchEvents(&pb.WatchEventsRequest{}, &deaf{ctx: scopetest.Every(t.Context()), hears: 1})
 		if lasted := time.Since(begun) - watchEvery; status.Code(err) != codes.ResourceExhausted || lasted != time.Minute {
 			t.Errorf("it is told %v after %s", err, lasted)
 		}
@@ -349,7 +350,7 @@ func TestAWatcherIsGivenAMinute(t *testing.T) {
 // One that reads slowly, but reads, is not cut off.
 func TestASlowWatcherIsNotCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		stream := watch(t.Context(), t, served(t, New(Config{}, &tape{}, quiet)), &pb.WatchEventsRequest{})
+		stream := watch(scopetest.Every(t.Context()), t, served(t, New(Config{}, &tape{}, quiet)), &pb.WatchEventsRequest{})
 		next := uint32(0)
 		for range 10 {
 			time.Sleep(time.Minute - 5*time.Second)
@@ -379,7 +380,7 @@ func TestAWatcherIsToldThatTheServiceStops(t *testing.T) {
 			ended := make(chan error, 1)
 			s := New(Config{Stopping: stopping}, c.store, quiet)
 			go func() {
-				ended <- s.WatchEvents(&pb.WatchEventsRequest{}, &deaf{ctx: t.Context(), hears: 1})
+				ended <- s.WatchEvents(&pb.WatchEventsRequest{}, &deaf{ctx: scopetest.Every(t.Context()), hears: 1})
 			}()
 			time.Sleep(10 * time.Second)
 			close(stopping)
@@ -400,7 +401,7 @@ func TestAWatcherThatLeavesLeavesNothingBehind(t *testing.T) {
 		store *tape
 	}{{"waits", &tape{empty: true}}, {"does not read", &tape{}}} {
 		synctest.Test(t, func(t *testing.T) {
-			ctx, cancel := context.WithCancel(t.Context())
+			ctx, cancel := context.WithCancel(scopetest.Every(t.Context()))
 			ended := make(chan error, 1)
 			s := New(Config{}, c.store, quiet)
 			go func() { ended <- s.WatchEvents(&pb.WatchEventsRequest{}, &deaf{ctx: ctx, hears: 1}) }()
@@ -420,11 +421,11 @@ func TestAWatcherThatLeavesLeavesNothingBehind(t *testing.T) {
 
 // A store that fails, or a client that is gone already, ends a watch with a code.
 func TestAWatchEndsWithWhatFailed(t *testing.T) {
-	err := New(Config{}, broken{errors.New("dial tcp 10.0.0.1:9000: secret")}, quiet).WatchEvents(&pb.WatchEventsRequest{}, &deaf{ctx: context.Background()})
+	err := New(Config{}, broken{errors.New("dial tcp 10.0.0.1:9000: secret")}, quiet).WatchEvents(&pb.WatchEventsRequest{}, &deaf{ctx: everyone})
 	if status.Code(err) != codes.Unavailable || strings.Contains(err.Error(), "secret") {
 		t.Errorf("a store that is away: %v", err)
 	}
-	err = New(Config{}, &tape{}, quiet).WatchEvents(&pb.WatchEventsRequest{}, &deaf{ctx: context.Background(), err: io.ErrClosedPipe})
+	err = New(Config{}, &tape{}, quiet).WatchEvents(&pb.WatchEventsRequest{}, &deaf{ctx: everyone, err: io.ErrClosedPipe})
 	if !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("a stream that is broken: %v", err)
 	}

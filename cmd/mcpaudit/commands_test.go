@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
@@ -169,8 +170,8 @@ func TestEventsAreListedAndShown(t *testing.T) {
 	if r := command(t, "", "events", "list", notItself, "--service", address); r.status != 0 || r.stdout != "no events match\n" {
 		t.Errorf("a log with the service's start alone: %+v", r)
 	}
-	if got := jsonLines[map[string]any](t, succeed(t, "events", "list", "--json", "--service", address)); len(got) != 1 || got[0]["method"] != "mcpaudit/start" {
-		t.Errorf("a new log has %v", got)
+	if got := jsonLines[map[string]any](t, succeed(t, "events", "list", `principal = "mcpaudit:service"`, "--json", "--service", address)); len(got) != 1 || got[0]["method"] != "mcpaudit/start" {
+		t.Errorf("of itself the service has noted %v", got)
 	}
 	req := &pb.PublishBatchRequest{}
 	for n := range uint64(30) {
@@ -194,7 +195,7 @@ func TestEventsAreListedAndShown(t *testing.T) {
 	}
 
 	// As JSON: each line an event, as many as asked for.
-	r = command(t, "", "events", "list", "emitter_seq > 10", "--json", "-n", "7", "--service", address)
+	r = command(t, "", "events", "list", `emitter_id = "e" AND emitter_seq > 10`, "--json", "-n", "7", "--service", address)
 	lines = strings.Split(strings.TrimSuffix(r.stdout, "\n"), "\n")
 	if r.status != 0 || len(lines) != 7 {
 		t.Errorf("%+v", r)
@@ -246,15 +247,31 @@ func TestEventsAreListedAndShown(t *testing.T) {
 
 	// The pages for machines are real.
 	for _, page := range []string{"/healthz", "/readyz", "/metrics"} {
-		resp, err := http.Get("http://" + web + page)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != 200 {
-			t.Errorf("%s: %s", page, resp.Status)
+		if code := get(t, "http://"+web+page, os.Getenv(client.KeyFileVariable)); code != 200 {
+			t.Errorf("%s: %d", page, code)
 		}
 	}
+	if code := get(t, "http://"+web+"/metrics", ""); code != 401 {
+		t.Errorf("/metrics without a key: %d", code)
+	}
+}
+
+// get asks for a page with the key in a file, or with none, and returns the status.
+func get(t *testing.T, url, keyFile string) int {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if keyFile != "" {
+		req.Header.Set("Authorization", "Bearer "+keyIn(t, keyFile))
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
 }
 
 func TestRedactKeepsSecretsInAndLookupFindsThem(t *testing.T) {

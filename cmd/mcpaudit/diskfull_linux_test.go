@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	"github.com/mcpaudit/mcpaudit/ingest/emit"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
@@ -44,7 +45,9 @@ func onSmallDisk(t *testing.T) (p *process, address, ballast string) {
 	t.Cleanup(p.kill)
 	p.await(t, `ingest is ready`)
 	// unshare and sh became the service: the process id is its own.
-	return p, p.await(t, `msg=serving .*grpc=(\S+)`), filepath.Join("/proc", fmt.Sprint(p.cmd.Process.Pid), "root", disk, "ballast")
+	inside := filepath.Join("/proc", fmt.Sprint(p.cmd.Process.Pid), "root", disk)
+	useKeyOf(t, filepath.Join(inside, "data"))
+	return p, p.await(t, `msg=serving .*grpc=(\S+)`), filepath.Join(inside, "ballast")
 }
 
 // Promises 1, 2 and 8 on a full disk: what was acknowledged is there, once;
@@ -52,7 +55,7 @@ func onSmallDisk(t *testing.T) (p *process, address, ballast string) {
 func TestPromise1DurableAndPromise8SpooledOnAFullDisk(t *testing.T) {
 	_, address, ballast := onSmallDisk(t)
 	conn := connect(t, address)
-	client := pb.NewIngestServiceClient(conn)
+	publisher := pb.NewIngestServiceClient(conn)
 	acked, refused := 0, error(nil)
 	for seq := uint64(1); refused == nil && seq < 100_000; seq += 1000 {
 		req := &pb.PublishBatchRequest{}
@@ -64,7 +67,7 @@ func TestPromise1DurableAndPromise8SpooledOnAFullDisk(t *testing.T) {
 			req.Events = append(req.Events, e)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		resp, err := client.PublishBatch(ctx, req)
+		resp, err := publisher.PublishBatch(ctx, req)
 		cancel()
 		if refused = err; err == nil {
 			acked += int(resp.GetReceipt().GetStored())
@@ -77,7 +80,7 @@ func TestPromise1DurableAndPromise8SpooledOnAFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	em, err := emit.Open(emit.Config{Address: address, Name: "files", Spool: t.TempDir()}, r, nil)
+	em, err := emit.Open(emit.Config{Address: address, Client: client.FromEnv(os.Getenv, ""), Name: "files", Spool: t.TempDir()}, r, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

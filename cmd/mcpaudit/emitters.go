@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
@@ -15,7 +16,7 @@ func emittersCommand(s *surroundings) *cobra.Command {
 	return cmd
 }
 
-func emittersList(s *surroundings, address *string) *cobra.Command {
+func emittersList(s *surroundings, reach *client.Config) *cobra.Command {
 	var limit int
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -33,7 +34,7 @@ arrival; far below zero, the emitter's clock is ahead of the service's.`,
 		if limit < 1 || limit > 10000 {
 			return fmt.Errorf("list emitters: --limit is %d, must be from 1 to 10000", limit)
 		}
-		c, err := dial("list emitters", *address, "")
+		c, err := dial("list emitters", *reach, "")
 		if err != nil {
 			return err
 		}

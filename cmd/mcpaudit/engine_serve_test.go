@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -53,7 +54,8 @@ func engineAt(t *testing.T, dir string) (p *process, password, address string) {
 }
 
 // Two services share a store that is a third process: what one has stored the other
-// shows and verifies, and it stops when it is told to.
+// shows and verifies, and what the other is asked the one notes in the log. The store
+// stops when it is told to.
 func TestServicesShareAnEngineThatIsServed(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "engine")
 	engine, password, address := engineAt(t, dir)
@@ -68,22 +70,34 @@ func TestServicesShareAnEngineThatIsServed(t *testing.T) {
 	if resp.Body.Close(); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("without a password: %s", resp.Status)
 	}
-	var addresses []string
-	for _, roles := range []string{"ingest,detect", "query"} {
-		// The DSN is a secret: it is not for the command line.
-		config := writeFile(t, "mcpaudit.yaml", "store:\n  dsn: http://default:"+password+"@"+address+"/default\n")
-		p := launch(t, "serve", "--config", config, "--roles", roles, "--ledger.path", filepath.Join(t.TempDir(), roles), "--listen.grpc", "127.0.0.1:0", "--listen.http", "127.0.0.1:0")
-		addresses = append(addresses, p.await(t, `msg=serving .*grpc=(\S+)`))
+	// The DSN is a secret: it is not for the command line. Its first key is made there.
+	config := writeFile(t, "mcpaudit.yaml", "store:\n  dsn: http://default:"+password+"@"+address+"/default\n")
+	admin := filepath.Join(t.TempDir(), "admin.key")
+	if made := succeed(t, "access", "bootstrap", "--config", config, "--out", admin); !regexp.MustCompile(`^` + regexp.QuoteMeta(admin) + ` \(key [a-z2-7]{16}, until [\d-]+\)\n$`).MatchString(made) {
+		t.Errorf("%q", made)
+	}
+	serve := func(roles string, more ...string) string {
+		p := launch(t, append([]string{"serve", "--config", config, "--roles", roles, "--ledger.path", filepath.Join(t.TempDir(), roles), "--listen.grpc", "127.0.0.1:0", "--listen.http", "127.0.0.1:0"}, more...)...)
 		if roles != "query" {
 			p.await(t, `ingest is ready`)
 		}
+		return p.await(t, `msg=serving .*grpc=(\S+)`)
 	}
+	addresses := []string{serve("ingest,detect")}
+	useKey(t, admin)
+	notes := newAPIKey(t, addresses[0], "query instance", "--role", "emitter", "--emitter", "mcpaudit-*")
+	mine := newAPIKey(t, addresses[0], "tester", "--role", "emitter", "--role", "auditor")
+	addresses = append(addresses, serve("query", "--access.notes_to", addresses[0], "--access.notes_key_file", notes.file))
+	useKey(t, mine.file)
 	if r := command(t, `{"emitter_id":"e","emitter_seq":1,"occurred_at":"2026-11-20T09:00:00Z","principal":"user:alice","server":"files","kind":"tool_call","method":"tools/call","target":"read_file","outcome":"success"}`,
 		"import", "--service", addresses[0], "-"); r.status != 0 {
 		t.Fatalf("%+v", r)
 	}
 	if r := command(t, "", "events", "list", "--service", addresses[1], `principal = "user:alice"`); r.status != 0 || !strings.Contains(r.stdout, "read_file") {
 		t.Errorf("the other service shows %+v", r)
+	}
+	if r := command(t, "", "events", "list", "--service", addresses[1], `method = "mcpaudit/list_events" AND principal = "`+mine.id+`"`, "--json"); r.status != 0 || !strings.Contains(r.stdout, "user:alice") {
+		t.Errorf("of what it was asked there is %+v", r)
 	}
 	if r := command(t, "", "verify", "--service", addresses[1]); r.status != 0 || !strings.Contains(r.stdout, "1 log") {
 		t.Errorf("verify says %+v", r)

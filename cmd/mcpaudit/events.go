@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
@@ -37,7 +38,7 @@ const filterHelp = `A filter compares fields of the event (AIP-160):
 // orderFields are those that a search may be sorted by.
 var orderFields = []string{"occurred_at", "received_at", "duration", "request_bytes", "response_bytes"}
 
-func eventsList(s *surroundings, address *string) *cobra.Command {
+func eventsList(s *surroundings, reach *client.Config) *cobra.Command {
 	var limit int
 	var asJSON bool
 	var fields []string
@@ -73,7 +74,7 @@ Times are shown in your own zone, which the heading names.`,
 		if err != nil {
 			return fmt.Errorf("list events: %w", err)
 		}
-		c, err := dial("list events", *address, typed)
+		c, err := dial("list events", *reach, typed)
 		if err != nil {
 			return err
 		}
@@ -110,12 +111,12 @@ Times are shown in your own zone, which the heading names.`,
 	return cmd
 }
 
-func eventsGet(s *surroundings, address *string) *cobra.Command {
+func eventsGet(s *surroundings, reach *client.Config) *cobra.Command {
 	return &cobra.Command{
 		Use: "get EVENT_ID", Short: "Show one event, all fields", Args: cobra.ExactArgs(1), ValidArgsFunction: noFiles,
 		Example: "  mcpaudit events get 01890a5d-ac96-774b-bcce-b302099a8057",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := dial("get event", *address, "")
+			c, err := dial("get event", *reach, "")
 			if err != nil {
 				return err
 			}

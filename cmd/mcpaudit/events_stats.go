@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
@@ -19,7 +20,7 @@ var measures = []string{"count", "errors", "denials", "bytes", "p50", "p95", "p9
 // maxGroups is the most that the service returns.
 const maxGroups = 10000
 
-func eventsStats(s *surroundings, address *string) *cobra.Command {
+func eventsStats(s *surroundings, reach *client.Config) *cobra.Command {
 	var by []string
 	var interval string
 	var limit int
@@ -74,7 +75,7 @@ for each interval when there are no groups. ` + filterHelp,
 				return fmt.Errorf("%s: %w", doing, err)
 			}
 		}
-		c, err := dial(doing, *address, typed)
+		c, err := dial(doing, *reach, typed)
 		if err != nil {
 			return err
 		}

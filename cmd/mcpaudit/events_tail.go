@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
@@ -26,7 +27,7 @@ const (
 	askAlive = 6 * time.Minute
 )
 
-func eventsTail(s *surroundings, address *string) *cobra.Command {
+func eventsTail(s *surroundings, reach *client.Config) *cobra.Command {
 	var asJSON bool
 	var fields []string
 	cmd := &cobra.Command{
@@ -43,7 +44,7 @@ goes on; a message says how to list what was stored in between. ` + filterHelp,
 	completeList(cmd, "fields", eventFields())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		filter := strings.Join(args, "")
-		c, err := dial("watch events", *address, filter,
+		c, err := dial("watch events", *reach, filter,
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: firstRewatch, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRewatch}, MinConnectTimeout: 5 * time.Second}),
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: askAlive, Timeout: 20 * time.Second}))
 		if err != nil {
@@ -142,10 +143,7 @@ func (t *tailer) begin() error {
 	if f := t.req.GetFilter(); strings.TrimSpace(f) != "" {
 		missed = f + " AND " + missed
 	}
-	list := "mcpaudit events list " + shellQuote(missed) + " --order-by received_at"
-	if t.address != defaultService {
-		list += " --service " + shellQuote(t.address)
-	}
+	list := "mcpaudit events list " + shellQuote(missed) + " --order-by received_at" + t.at(t.s)
 	fmt.Fprintf(t.s.stderr, "mcpaudit: watching again after %s; events stored in between are not shown here. To list them, from the last one shown:\n  %s\n",
 		roughly(t.s.now().Sub(t.gone)), list)
 	return nil

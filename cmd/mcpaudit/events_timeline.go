@@ -9,10 +9,11 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
-func eventsTimeline(s *surroundings, address *string) *cobra.Command {
+func eventsTimeline(s *surroundings, reach *client.Config) *cobra.Command {
 	var trace, session, task, principal string
 	var limit int
 	var asJSON bool
@@ -81,7 +82,7 @@ otherwise.`,
 		if !to.IsZero() {
 			req.EndTime = timestamppb.New(to)
 		}
-		c, err := dial(doing, *address, "")
+		c, err := dial(doing, *reach, "")
 		if err != nil {
 			return err
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/user"
 	"slices"
 	"strings"
 
@@ -41,14 +40,13 @@ whole is never at --out, and the exit status is 1.
   mcpaudit export --bundle audit-2026 --format jsonl,csv --reason 'yearly audit'
   mcpaudit export --format parquet --since 2026-11-01 --until 2026-11-08 --out week.parquet`,
 	}
-	address := s.serviceFlag(cmd)
+	reach := s.serviceFlag(cmd)
 	f := cmd.Flags()
 	f.StringSliceVar(&x.formats, "format", []string{"jsonl"}, "jsonl, csv, parquet, ocsf or cef; several, with commas between, in a bundle")
 	f.StringVarP(&out, "out", "o", "", "file to write; default: standard output")
 	f.StringVar(&bundle, "bundle", "", "folder to make, with proofs and a signed manifest")
 	f.BoolVar(&x.noVerify, "no-verify", false, "don't verify the bundle when it is whole")
-	f.StringVar(&x.by, "requested-by", userName(), "who asks, for the manifest")
-	f.StringVar(&x.reason, "reason", "", "why, for the manifest")
+	f.StringVar(&x.reason, "reason", "", "why, for the manifest, which also has who: whose key it is")
 	within := periodFlags(cmd)
 	completeList(cmd, "format", export.Formats)
 	mustRegister(cmd.MarkFlagFilename("out"))
@@ -63,7 +61,7 @@ whole is never at --out, and the exit status is 1.
 		if x.filter, err = within.narrow(typed, s.now()); err != nil {
 			return fmt.Errorf("export: %w", err)
 		}
-		c, err := dial("export", *address, typed, grpc.WithReadBufferSize(256<<10)) // fewer system calls
+		c, err := dial("export", *reach, typed, grpc.WithReadBufferSize(256<<10)) // fewer system calls
 		if err != nil {
 			return err
 		}
@@ -79,27 +77,18 @@ whole is never at --out, and the exit status is 1.
 	return cmd
 }
 
-// userName is the name of the person at this machine, "" when it has none.
-func userName() string {
-	u, err := user.Current()
-	if err != nil {
-		return ""
-	}
-	return u.Username
-}
-
 // exporter is one export.
 type exporter struct {
 	*service
-	s          *surroundings
-	client     pb.ExportServiceClient
-	filter     string
-	typed      string // what the filter was made of
-	formats    []string
-	by, reason string
-	noVerify   bool
-	progress   *statusLine
-	events     uint64
+	s        *surroundings
+	client   pb.ExportServiceClient
+	filter   string
+	typed    string // what the filter was made of
+	formats  []string
+	reason   string
+	noVerify bool
+	progress *statusLine
+	events   uint64
 }
 
 func (x *exporter) check(out, bundle string) error {
@@ -123,7 +112,7 @@ func (x *exporter) check(out, bundle string) error {
 
 // toFile writes one format. A file has its name only when it is whole.
 func (x *exporter) toFile(ctx context.Context, name string) error {
-	req := &pb.ExportEventsRequest{Filter: x.filter, Formats: x.formats, RequestedBy: x.by, Reason: x.reason}
+	req := &pb.ExportEventsRequest{Filter: x.filter, Formats: x.formats, Reason: x.reason}
 	if name == "" {
 		return x.receive(ctx, req, func(m *pb.ExportEventsResponse) error {
 			_, err := x.s.stdout.Write(m.GetData())

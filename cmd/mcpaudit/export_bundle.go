@@ -25,7 +25,7 @@ func (x *exporter) toFolder(ctx context.Context, dir string) error {
 	}
 	b := &partialBundle{dir: dir + ".partial", open: map[string]*os.File{}}
 	defer b.close()
-	req := &pb.ExportEventsRequest{Filter: x.filter, Formats: x.formats, Bundle: true, RequestedBy: x.by, Reason: x.reason}
+	req := &pb.ExportEventsRequest{Filter: x.filter, Formats: x.formats, Bundle: true, Reason: x.reason}
 	if err := b.begin(x, req); err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
@@ -93,7 +93,7 @@ func (b *partialBundle) state() string { return filepath.Join(b.dir, "resume.jso
 
 // begin makes the folder, or finds where the export broke.
 func (b *partialBundle) begin(x *exporter, req *pb.ExportEventsRequest) error {
-	b.resume.Asked = strings.Join(append([]string{x.typed, x.by, x.reason}, x.formats...), "\x00")
+	b.resume.Asked = strings.Join(append([]string{x.typed, x.reason}, x.formats...), "\x00")
 	was := resumption{}
 	text, err := os.ReadFile(b.state())
 	switch {

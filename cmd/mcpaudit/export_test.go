@@ -26,6 +26,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 	"github.com/mcpaudit/mcpaudit/query/export"
+	"github.com/mcpaudit/mcpaudit/query/scope/scopetest"
 )
 
 // exportable is an export service on a store with a sealed log. A stream breaks after
@@ -94,7 +95,7 @@ func newExportable(t *testing.T) *exportable {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(scopetest.Server()...)
 	pb.RegisterExportServiceServer(server, x)
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
@@ -156,7 +157,7 @@ func TestAnExportThatBreaksLeavesNothingThatLooksWhole(t *testing.T) {
 func TestABundleIsMadeByTheSameCommandHoweverOftenItBreaks(t *testing.T) {
 	x := newExportable(t)
 	dir := filepath.Join(t.TempDir(), "audit")
-	args := []string{"--bundle", dir, "--format", "csv,jsonl", "--reason", "audit", "--requested-by", "ann"}
+	args := []string{"--bundle", dir, "--format", "csv,jsonl", "--reason", "audit"}
 	for breaks := 0; ; breaks++ {
 		x.breaksAfter.Store(7) // a part is four messages, the end six
 		r, err := x.run(t, args...)
@@ -174,7 +175,7 @@ func TestABundleIsMadeByTheSameCommandHoweverOftenItBreaks(t *testing.T) {
 		}
 	}
 	report, err := export.Verify(os.DirFS(dir), []string{x.key.Verifier()}, nil)
-	if err != nil || report.Manifest.Events != 50 || report.Manifest.By != "ann" {
+	if err != nil || report.Manifest.Events != 50 || report.Manifest.By != scopetest.Who || report.Manifest.Reason != "audit" {
 		t.Error(report, err)
 	}
 	if there, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(there) != 1 {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mcpaudit/mcpaudit/detect"
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
@@ -25,12 +26,12 @@ it is assigned, and closed as a true positive, as benign or as a false positive.
   mcpaudit findings show 3f2a91c0         why, and what to do next
   mcpaudit findings close 3f2a91c0 --as benign --suppress 30d
 
-Each step is an event in the signed log. An id may be cut to its first 8 characters or
+Each step is an event in the signed log, with whose key it was. An id may be cut to its first 8 characters or
 more, as the lists do.`,
 	}
-	address := s.serviceFlag(cmd)
-	cmd.AddCommand(findingsList(s, address), findingsShow(s, address), findingsAck(s, address), findingsAssign(s, address), findingsNote(s, address),
-		findingsClose(s, address), findingsReopen(s, address), findingsWatch(s, address), findingsSuppressions(s, address))
+	reach := s.serviceFlag(cmd)
+	cmd.AddCommand(findingsList(s, reach), findingsShow(s, reach), findingsAck(s, reach), findingsAssign(s, reach), findingsNote(s, reach),
+		findingsClose(s, reach), findingsReopen(s, reach), findingsWatch(s, reach), findingsSuppressions(s, reach))
 	return cmd
 }
 
@@ -68,7 +69,7 @@ func (f *findingFilter) narrow(typed string, more ...string) string {
 	return strings.Join(more, " AND ")
 }
 
-func findingsList(s *surroundings, address *string) *cobra.Command {
+func findingsList(s *surroundings, reach *client.Config) *cobra.Command {
 	var limit int
 	var asJSON, all bool
 	var which findingFilter
@@ -102,7 +103,7 @@ Times are shown in your own zone, which the heading names.`,
 		if !all {
 			more = append(more, `triage != "closed"`)
 		}
-		c, err := dial("list findings", *address, typed)
+		c, err := dial("list findings", *reach, typed)
 		if err != nil {
 			return err
 		}
@@ -212,6 +213,16 @@ func triageWords(f *pb.Finding) string {
 	return words
 }
 
+// person is who did something, as the service notes it, "ID (NAME)": the name first, which
+// is what fits into a column. Two may have one name; the id tells them apart.
+func person(by string) string {
+	id, name, named := strings.Cut(by, " (")
+	if name, whole := strings.CutSuffix(name, ")"); named && whole {
+		return name + ", " + id
+	}
+	return by
+}
+
 // verdictWord is a verdict as a command has it.
 func verdictWord(verdict string) string { return strings.ReplaceAll(verdict, "_", "-") }
 
@@ -262,11 +273,11 @@ func (c *service) findingNamed(ctx context.Context, typed string) (string, error
 
 // completeFindings lets shells complete the id of a finding, of those that a filter
 // names. Shells wait for the answer, so the service gets little time.
-func completeFindings(address *string, filter string) cobra.CompletionFunc {
+func completeFindings(reach *client.Config, filter string) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 		const none = cobra.ShellCompDirectiveNoFileComp
 		typed = strings.ToLower(typed)
-		c, err := dial("list findings", *address, "")
+		c, err := dial("list findings", *reach, "")
 		if err != nil || len(args) > 0 || strings.Trim(typed, "0123456789abcdef-") != "" {
 			return nil, none
 		}

@@ -21,11 +21,11 @@ it, and the events. 'mcpaudit findings show' has that too, and what to do about 
 		Example: `  mcpaudit rules explain 3f2a91c0
   mcpaudit rules explain 3f2a91c0 --json`,
 	}
-	address := s.serviceFlag(cmd)
+	reach := s.serviceFlag(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object: finding, versions, steps, events")
-	cmd.ValidArgsFunction = completeFindings(address, "")
+	cmd.ValidArgsFunction = completeFindings(reach, "")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, resp, err := getFinding(cmd, "explain finding", *address, args[0])
+		c, resp, err := getFinding(cmd, "explain finding", reach, args[0])
 		if err != nil {
 			return err
 		}
@@ -132,7 +132,6 @@ func (p *findingPage) events() {
 }
 
 func rulesReload(s *surroundings) *cobra.Command {
-	var by string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "reload", Short: "Make the service read its rule files again", Args: cobra.NoArgs,
@@ -141,18 +140,17 @@ restart. Rules that did not change keep what they remember; new and changed ones
 from stored history first, for which the ones before stay in force. When a file has a
 mistake nothing changes. It is an event in the signed log.`,
 		Example: `  mcpaudit rules reload
-  mcpaudit rules reload --by ada@example.com --json`,
+  mcpaudit rules reload --json`,
 	}
-	address := s.serviceFlag(cmd)
-	cmd.Flags().StringVar(&by, "by", cmp.Or(userName(), "somebody"), "who asks; it is in the signed log")
+	reach := s.serviceFlag(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object: added, changed, removed")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := dial("reload rules", *address, "")
+		c, err := dial("reload rules", *reach, "")
 		if err != nil {
 			return err
 		}
 		defer c.conn.Close()
-		resp, err := pb.NewRuleServiceClient(c.conn).ReloadRules(cmd.Context(), &pb.ReloadRulesRequest{By: by})
+		resp, err := pb.NewRuleServiceClient(c.conn).ReloadRules(cmd.Context(), &pb.ReloadRulesRequest{})
 		if err != nil {
 			return c.explain(err)
 		}

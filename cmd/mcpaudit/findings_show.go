@@ -9,10 +9,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
-func findingsShow(s *surroundings, address *string) *cobra.Command {
+func findingsShow(s *surroundings, reach *client.Config) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "show FINDING", Short: "Show a finding: why, who, when, and what to do next", Args: cobra.ExactArgs(1),
@@ -22,9 +23,9 @@ events, what the rule advises, what was said and done before, and what to do nex
   mcpaudit findings show 3f2a91c0 --json`,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object: finding, versions, steps, events")
-	cmd.ValidArgsFunction = completeFindings(address, "")
+	cmd.ValidArgsFunction = completeFindings(reach, "")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, resp, err := getFinding(cmd, "show finding", *address, args[0])
+		c, resp, err := getFinding(cmd, "show finding", reach, args[0])
 		if err != nil {
 			return err
 		}
@@ -40,7 +41,7 @@ events, what the rule advises, what was said and done before, and what to do nex
 		p.events()
 		p.advice()
 		p.history()
-		p.next(c.at())
+		p.next(c.at(s))
 		return p.err
 	}
 	return cmd
@@ -48,8 +49,8 @@ events, what the rule advises, what was said and done before, and what to do nex
 
 // getFinding asks for one finding. Close the service's connection when there is no
 // error.
-func getFinding(cmd *cobra.Command, doing, address, typed string) (*service, *pb.GetFindingResponse, error) {
-	c, err := dial(doing, address, "")
+func getFinding(cmd *cobra.Command, doing string, reach *client.Config, typed string) (*service, *pb.GetFindingResponse, error) {
+	c, err := dial(doing, *reach, "")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -188,13 +189,13 @@ func (p *findingPage) history() {
 	}
 	if len(steps) > 0 {
 		p.section("what was done")
-		p.rows(newTable(p.out, column{head: p.clock.head("WHEN"), most: 24}, column{head: "BY", most: 30}, column{head: "DID", most: 60}, column{head: "NOTE", most: 300, rest: true}), func(add func(...cell)) {
+		p.rows(newTable(p.out, column{head: p.clock.head("WHEN"), most: 24}, column{head: "BY", most: 44}, column{head: "DID", most: 60}, column{head: "NOTE", most: 300, rest: true}), func(add func(...cell)) {
 			for _, x := range steps {
 				did := x.GetStep()
 				if what := cmp.Or(x.GetAssignee(), verdictWord(x.GetVerdict())); what != "" {
 					did += " " + what
 				}
-				add(cell{text: p.clock.second(x.GetAt().AsTime())}, cell{text: x.GetBy()}, cell{text: did}, cell{text: x.GetNote()})
+				add(cell{text: p.clock.second(x.GetAt().AsTime())}, cell{text: person(x.GetBy())}, cell{text: did}, cell{text: x.GetNote()})
 			}
 		})
 	}

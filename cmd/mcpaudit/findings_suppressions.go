@@ -9,10 +9,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
-func findingsSuppressions(s *surroundings, address *string) *cobra.Command {
+func findingsSuppressions(s *surroundings, reach *client.Config) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "suppressions", Short: "See and end what was declared to be usual",
 		Long: `A suppression says that what a rule finds of an identity is usual until a day. It is
@@ -20,7 +21,7 @@ made by closing a finding as benign with --suppress. Findings under it are kept,
 neither listed nor told, unless it is worse than the finding that the suppression was
 made from (UP TO).`,
 	}
-	cmd.AddCommand(suppressionsList(s, address), suppressionsEnd(s, address))
+	cmd.AddCommand(suppressionsList(s, reach), suppressionsEnd(s, reach))
 	refuseUnknown(cmd)
 	return cmd
 }
@@ -35,7 +36,7 @@ func (c *service) suppressions(ctx context.Context) ([]*pb.Suppression, error) {
 	return resp.GetSuppressions(), err
 }
 
-func suppressionsList(s *surroundings, address *string) *cobra.Command {
+func suppressionsList(s *surroundings, reach *client.Config) *cobra.Command {
 	var asJSON, all bool
 	cmd := &cobra.Command{
 		Use: "list", Short: "List suppressions, newest first", Args: cobra.NoArgs,
@@ -47,7 +48,7 @@ was ended.`,
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those that have expired or were ended")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := dial("list suppressions", *address, "")
+		c, err := dial("list suppressions", *reach, "")
 		if err != nil {
 			return err
 		}
@@ -58,7 +59,7 @@ was ended.`,
 		}
 		clock, shown := s.clock(), 0
 		t := newTable(s.screen(s.stdout), column{head: "SUPPRESSION", most: 36}, column{head: clock.head("UNTIL"), most: 40}, column{head: "RULE", most: 24},
-			column{head: "UP TO", most: 8}, column{head: "OF", most: 30}, column{head: "AT", most: 40}, column{head: "FINDING", most: 8}, column{head: "BY", most: 24}, column{head: "WHY", most: 110, rest: true})
+			column{head: "UP TO", most: 8}, column{head: "OF", most: 30}, column{head: "AT", most: 40}, column{head: "FINDING", most: 8}, column{head: "BY", most: 44}, column{head: "WHY", most: 110, rest: true})
 		for _, x := range list {
 			if !all && !inForce(x, clock.now) {
 				continue
@@ -71,7 +72,7 @@ was ended.`,
 				continue
 			}
 			if err := t.add(cell{text: x.GetSuppressionId()}, cell{text: clock.ending(x)}, cell{text: x.GetRule()}, cell{text: x.GetSeverity()},
-				cell{text: cmp.Or(x.GetPrincipal(), "no identity")}, cell{text: placeOf(x)}, cell{text: shortID(x.GetFindingId())}, cell{text: x.GetBy()}, cell{text: x.GetNote()}); err != nil {
+				cell{text: cmp.Or(x.GetPrincipal(), "no identity")}, cell{text: placeOf(x)}, cell{text: shortID(x.GetFindingId())}, cell{text: person(x.GetBy())}, cell{text: x.GetNote()}); err != nil {
 				return err
 			}
 		}
@@ -102,8 +103,7 @@ func placeOf(x *pb.Suppression) string {
 	return cmp.Or(x.GetServer(), "any server") + ", " + cmp.Or(x.GetTarget(), "any target")
 }
 
-func suppressionsEnd(s *surroundings, address *string) *cobra.Command {
-	var by string
+func suppressionsEnd(s *surroundings, reach *client.Config) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "end SUPPRESSION", Short: "Let findings be listed and told again", Args: cobra.ExactArgs(1),
@@ -111,10 +111,9 @@ func suppressionsEnd(s *surroundings, address *string) *cobra.Command {
 told again; those that were over stay as they were. It is an event in the signed log.`,
 		Example: `  mcpaudit findings suppressions end 01a1fbaf-0f44-7705-b3f7-9d977b691dd5`,
 	}
-	cmd.Flags().StringVar(&by, "by", cmp.Or(userName(), "somebody"), "who ends it; it is in the signed log")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "the suppression as one JSON object")
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-		c, err := dial("list suppressions", *address, "")
+		c, err := dial("list suppressions", *reach, "")
 		if err != nil || len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
@@ -131,7 +130,7 @@ told again; those that were over stay as they were. It is an event in the signed
 		return ids, cobra.ShellCompDirectiveNoFileComp
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := dial("end suppression", *address, "")
+		c, err := dial("end suppression", *reach, "")
 		if err != nil {
 			return err
 		}
@@ -140,7 +139,7 @@ told again; those that were over stay as they were. It is an event in the signed
 		if err != nil {
 			return err
 		}
-		resp, err := c.findings().EndSuppression(cmd.Context(), &pb.EndSuppressionRequest{SuppressionId: id, By: by})
+		resp, err := c.findings().EndSuppression(cmd.Context(), &pb.EndSuppressionRequest{SuppressionId: id})
 		if err != nil {
 			return c.explain(err)
 		}

@@ -48,6 +48,8 @@ func aFinding(t *testing.T, address, agent string) map[string]any {
 func TestAFindingIsToldShownTriagedAndSuppressed(t *testing.T) {
 	address, _ := inService(t, t.TempDir())
 	run := func(args ...string) string { return succeed(t, append(args, "--service", address)...) }
+	// Two people with a key each: the log names whose it was.
+	ada, bob := newAPIKey(t, address, "Ada", "--role", "analyst"), newAPIKey(t, address, "Bob", "--role", "analyst")
 	if got := run("findings", "list"); got != "no findings match; --all lists those that are closed or suppressed too\n" {
 		t.Errorf("before there is one: %q", got)
 	}
@@ -113,23 +115,23 @@ func TestAFindingIsToldShownTriagedAndSuppressed(t *testing.T) {
 
 	// Triage.
 	for _, c := range []struct{ args, want string }{
-		{"ack " + short + " --by ada --note on-it", short + " is acknowledged\n"},
-		{"assign " + strings.ToUpper(id) + " bob --by ada", short + " is assigned to bob\n"},
+		{"ack " + short + " --note on-it" + ada.flag(), short + " is acknowledged\n"},
+		{"assign " + strings.ToUpper(id) + " bob" + ada.flag(), short + " is assigned to bob\n"},
 		{"note " + short + " it is the \x1b[31mnight job", short + " has a note more\n"},
-		{"close " + id[:13] + " --as true-positive --by bob", short + " is closed as true-positive\n"},
-		{"reopen " + short + " --by ada", short + " is new again\n"},
+		{"close " + id[:13] + " --as true-positive" + bob.flag(), short + " is closed as true-positive\n"},
+		{"reopen " + short + ada.flag(), short + " is new again\n"},
 	} {
 		if got := run(append([]string{"findings"}, strings.Fields(c.args)...)...); got != c.want {
 			t.Errorf("%s: %q, want %q", c.args, got, c.want)
 		}
 	}
-	got := run("findings", "close", short, "--as", "benign", "--suppress", "30d", "--note", "the night job", "--by", "bob")
+	got := run("findings", "close", short, "--as", "benign", "--suppress", "30d", "--note", "the night job", "--api-key-file", bob.file)
 	if !regexp.MustCompile(`^` + short + ` is closed as benign; what is the same is suppressed until [\d-]+ [\d:]+(?: \w+)?, by [0-9a-f]{8}\n$`).MatchString(got) {
 		t.Errorf("%q", got)
 	}
 	show = run("findings", "show", short)
-	for _, want := range []string{`; closed benign, bob\n`, ` ada +acknowledge +on-it\n`, ` ada +assign bob\n`, `it is the  \[31mnight job\n`, ` bob +close true-positive\n`, ` ada +reopen\n`,
-		` bob +close benign +the night job\n`, `\n  mcpaudit findings reopen ` + short} {
+	for _, want := range []string{`; closed benign, bob\n`, ` Ada, ` + ada.id + ` +acknowledge +on-it\n`, ` Ada, ` + ada.id + ` +assign bob\n`, `it is the  \[31mnight job\n`, ` Bob, ` + bob.id + ` +close true-positive\n`, ` Ada, ` + ada.id + ` +reopen\n`,
+		` Bob, ` + bob.id + ` +close benign +the night job\n`, `\n  mcpaudit findings reopen ` + short} {
 		if !regexp.MustCompile(want).MatchString(show) || strings.Contains(show, "\x1b") {
 			t.Errorf("there is no %q in\n%s", want, show)
 		}
@@ -140,7 +142,7 @@ func TestAFindingIsToldShownTriagedAndSuppressed(t *testing.T) {
 	if got := run("findings", "list", `rule = "agent-loop"`, "--all"); !strings.Contains(got, "closed benign, bob") {
 		t.Errorf("%s", got)
 	}
-	if r := command(t, "", "findings", "ack", short, "--service", address); r.status != 1 || !regexp.MustCompile(`^mcpaudit: acknowledge finding: finding `+id+` was closed at [^\n]* by bob\n$`).MatchString(r.stderr) {
+	if r := command(t, "", "findings", "ack", short, "--service", address); r.status != 1 || !regexp.MustCompile(`^mcpaudit: acknowledge finding: finding `+id+` was closed at [^\n]* by `+bob.id+` \(Bob\)\n$`).MatchString(r.stderr) {
 		t.Errorf("%+v", r)
 	}
 
@@ -159,14 +161,14 @@ func TestAFindingIsToldShownTriagedAndSuppressed(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 	suppressions := jsonLines[map[string]any](t, run("findings", "suppressions", "list", "--json"))
-	if len(suppressions) != 1 || suppressions[0]["finding_id"] != id || suppressions[0]["by"] != "bob" {
+	if len(suppressions) != 1 || suppressions[0]["finding_id"] != id || suppressions[0]["by"] != bob.id+" (Bob)" {
 		t.Fatalf("%v", suppressions)
 	}
 	of := suppressions[0]["suppression_id"].(string)
-	if got := run("findings", "suppressions", "list"); !regexp.MustCompile(of + ` +[\d-]+ [\d:]+(?: \w+)? +agent-loop +medium +agent:loop +\S.* ` + short + ` +bob +the night job\n`).MatchString(got) {
+	if got := run("findings", "suppressions", "list"); !regexp.MustCompile(of + ` +[\d-]+ [\d:]+(?: \w+)? +agent-loop +medium +agent:loop +\S.* ` + short + ` +Bob, ` + bob.id + ` +the night job\n`).MatchString(got) {
 		t.Errorf("%s", got)
 	}
-	if got := run("findings", "suppressions", "end", of[:18], "--by", "ada"); got != of+" is ended\n" {
+	if got := run("findings", "suppressions", "end", of[:18], "--api-key-file", ada.file); got != of+" is ended\n" {
 		t.Errorf("%q", got)
 	}
 	if got := run("findings", "suppressions", "list"); got != "nothing is suppressed\n" {
@@ -179,14 +181,19 @@ func TestAFindingIsToldShownTriagedAndSuppressed(t *testing.T) {
 	// All of it is in the log.
 	steps := jsonLines[map[string]any](t, run("events", "list", `kind = "admin" AND method = "findings/*"`, "--order-by", "occurred_at", "--json"))
 	var methods []string
+	did := map[any]int{}
 	for _, e := range steps {
+		did[e["principal"]]++
+		if name, known := map[any]any{ada.id: "Ada", bob.id: "Bob"}[e["principal"]]; known && name != e["principal_name"] {
+			t.Errorf("%v is called %v", e["principal"], e["principal_name"])
+		}
 		methods = append(methods, strings.TrimPrefix(e["method"].(string), "findings/"))
 		if e["target"] != id {
 			t.Errorf("%v", e)
 		}
 	}
-	if got := strings.Join(methods, " "); got != "acknowledge assign note close reopen close suppress end_suppression" {
-		t.Errorf("the log has %s", got)
+	if got := strings.Join(methods, " "); got != "acknowledge assign note close reopen close suppress end_suppression" || did[ada.id] != 4 || did[bob.id] != 3 {
+		t.Errorf("the log has %s, by %v", got, did)
 	}
 
 	// Shells complete ids, of findings for which the command makes sense.
@@ -287,7 +294,7 @@ func TestPromise6AServiceThatIsKilledInTheMiddleOfAnAttackFindsItOnce(t *testing
 // A reload says which rules have changed; a mistake in a file is named, and changes
 // nothing.
 func TestRulesAreReloaded(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "ours.yaml")
+	file, dir := filepath.Join(t.TempDir(), "ours.yaml"), t.TempDir()
 	write := func(text string) {
 		t.Helper()
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -295,10 +302,12 @@ func TestRulesAreReloaded(t *testing.T) {
 		}
 	}
 	write("rules: []\n")
-	p := launch(t, append(serveArgs(t, t.TempDir()), "--detect.rules", file)...)
+	p := launch(t, append(serveArgs(t, dir), "--detect.rules", file)...)
 	p.await(t, `ingest is ready`)
 	address := p.await(t, `msg=serving .*grpc=(\S+)`)
-	reload := func() result { return command(t, "", "rules", "reload", "--by", "ada", "--service", address) }
+	useKeyOf(t, dir)
+	me := identity(t, address)
+	reload := func() result { return command(t, "", "rules", "reload", "--service", address) }
 	if r := reload(); r.status != 0 || r.stdout != "the rules are as they were\n" {
 		t.Errorf("%+v", r)
 	}
@@ -312,6 +321,9 @@ func TestRulesAreReloaded(t *testing.T) {
 	}
 	var outcomes []string
 	for _, e := range jsonLines[map[string]any](t, succeed(t, "events", "list", `method = "rules/reload"`, "--order-by", "occurred_at", "--json", "--service", address)) {
+		if e["principal"] != me {
+			t.Errorf("%v, and it was %s", e, me)
+		}
 		outcomes = append(outcomes, fmt.Sprint(e["outcome"], e["labels"]))
 	}
 	if got := strings.Join(outcomes, "; "); got != "success<nil>; successmap[added:our-own changed:agent-loop removed:off-hours]; tool_error<nil>" {

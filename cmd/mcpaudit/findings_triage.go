@@ -1,30 +1,28 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
 // stepCommand completes a command that takes one step of triage: step fills the
 // request from the arguments behind the finding's id, done says what has come of it.
-func stepCommand(s *surroundings, cmd *cobra.Command, address *string, doing, of string, step func(args []string) (*pb.TriageFindingRequest, error), done func(*pb.TriageFindingResponse) string) *cobra.Command {
-	var by string
+func stepCommand(s *surroundings, cmd *cobra.Command, reach *client.Config, doing, of string, step func(args []string) (*pb.TriageFindingRequest, error), done func(*pb.TriageFindingResponse) string) *cobra.Command {
 	var asJSON bool
-	cmd.Flags().StringVar(&by, "by", cmp.Or(userName(), "somebody"), "who does it; it is in the signed log")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "the finding, and the suppression that was made, as one JSON object")
-	cmd.ValidArgsFunction = completeFindings(address, of)
+	cmd.ValidArgsFunction = completeFindings(reach, of)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req, err := step(args[1:])
 		if err != nil {
 			return fmt.Errorf("%s: %w", doing, err)
 		}
-		c, err := dial(doing, *address, "")
+		c, err := dial(doing, *reach, "")
 		if err != nil {
 			return err
 		}
@@ -32,7 +30,6 @@ func stepCommand(s *surroundings, cmd *cobra.Command, address *string, doing, of
 		if req.FindingId, err = c.findingNamed(cmd.Context(), args[0]); err != nil {
 			return err
 		}
-		req.By = by
 		resp, err := c.findings().TriageFinding(cmd.Context(), req)
 		if err != nil {
 			return c.explain(err)
@@ -45,7 +42,7 @@ func stepCommand(s *surroundings, cmd *cobra.Command, address *string, doing, of
 	return cmd
 }
 
-func findingsAck(s *surroundings, address *string) *cobra.Command {
+func findingsAck(s *surroundings, reach *client.Config) *cobra.Command {
 	var note string
 	cmd := &cobra.Command{
 		Use: "ack FINDING", Short: "Say that you look at a finding", Args: cobra.ExactArgs(1),
@@ -54,13 +51,13 @@ func findingsAck(s *surroundings, address *string) *cobra.Command {
   mcpaudit findings ack 3f2a91c0 --note 'on it'`,
 	}
 	cmd.Flags().StringVar(&note, "note", "", "anything worth knowing")
-	return stepCommand(s, cmd, address, "acknowledge finding", `triage = "new"`,
+	return stepCommand(s, cmd, reach, "acknowledge finding", `triage = "new"`,
 		func([]string) (*pb.TriageFindingRequest, error) {
 			return &pb.TriageFindingRequest{Step: "acknowledge", Note: note}, nil
 		}, func(*pb.TriageFindingResponse) string { return "is acknowledged" })
 }
 
-func findingsAssign(s *surroundings, address *string) *cobra.Command {
+func findingsAssign(s *surroundings, reach *client.Config) *cobra.Command {
 	var note string
 	cmd := &cobra.Command{
 		Use: "assign FINDING WHO", Short: "Say who looks after a finding", Args: cobra.ExactArgs(2),
@@ -68,20 +65,20 @@ func findingsAssign(s *surroundings, address *string) *cobra.Command {
 		Example: `  mcpaudit findings assign 3f2a91c0 bob@example.com`,
 	}
 	cmd.Flags().StringVar(&note, "note", "", "anything worth knowing")
-	return stepCommand(s, cmd, address, "assign finding", `triage != "closed"`,
+	return stepCommand(s, cmd, reach, "assign finding", `triage != "closed"`,
 		func(args []string) (*pb.TriageFindingRequest, error) {
 			return &pb.TriageFindingRequest{Step: "assign", Assignee: args[0], Note: note}, nil
 		}, func(r *pb.TriageFindingResponse) string { return "is assigned to " + r.GetFinding().GetAssignee() })
 }
 
-func findingsNote(s *surroundings, address *string) *cobra.Command {
+func findingsNote(s *surroundings, reach *client.Config) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "note FINDING TEXT...", Short: "Write down what you know about a finding", Args: cobra.MinimumNArgs(2),
 		Long: `Add a note to a finding. It is in the signed log for ever: name no secret and no more of
 persons than is needed.`,
 		Example: `  mcpaudit findings note 3f2a91c0 'the agent was stopped at 9:20, see INC-118'`,
 	}
-	return stepCommand(s, cmd, address, "note", "",
+	return stepCommand(s, cmd, reach, "note", "",
 		func(args []string) (*pb.TriageFindingRequest, error) {
 			return &pb.TriageFindingRequest{Step: "note", Note: strings.Join(args, " ")}, nil
 		}, func(*pb.TriageFindingResponse) string { return "has a note more" })
@@ -90,7 +87,7 @@ persons than is needed.`,
 // verdicts are how a finding may be closed.
 var verdicts = []string{"true-positive", "benign", "false-positive"}
 
-func findingsClose(s *surroundings, address *string) *cobra.Command {
+func findingsClose(s *surroundings, reach *client.Config) *cobra.Command {
 	var as, suppress, note string
 	cmd := &cobra.Command{
 		Use: "close FINDING --as (true-positive|benign|false-positive)", Short: "Say what a finding was, and close it", Args: cobra.ExactArgs(1),
@@ -113,7 +110,7 @@ finding is about one) is still found and kept, and not listed or told.
 	cmd.Flags().StringVar(&suppress, "suppress", "", "for so long what is the same is usual, in days such as 30d, at most 366d; for benign")
 	completeWords(cmd, "suppress", "7d", "30d", "90d", "365d")
 	cmd.Flags().StringVar(&note, "note", "", "why; it is in the signed log")
-	return stepCommand(s, cmd, address, "close finding", `triage != "closed"`, func([]string) (*pb.TriageFindingRequest, error) {
+	return stepCommand(s, cmd, reach, "close finding", `triage != "closed"`, func([]string) (*pb.TriageFindingRequest, error) {
 		req := &pb.TriageFindingRequest{Step: "close", Verdict: strings.ReplaceAll(as, "-", "_"), Note: note}
 		if as == "" {
 			return nil, fmt.Errorf("name what it was, with --as %s", strings.Join(verdicts, ", --as "))
@@ -140,7 +137,7 @@ finding is about one) is still found and kept, and not listed or told.
 	})
 }
 
-func findingsReopen(s *surroundings, address *string) *cobra.Command {
+func findingsReopen(s *surroundings, reach *client.Config) *cobra.Command {
 	var note string
 	cmd := &cobra.Command{
 		Use: "reopen FINDING", Short: "Take back that a finding is closed", Args: cobra.ExactArgs(1),
@@ -150,7 +147,7 @@ suppressions end'.`,
 		Example: `  mcpaudit findings reopen 3f2a91c0 --note 'it was not the archive job'`,
 	}
 	cmd.Flags().StringVar(&note, "note", "", "why; it is in the signed log")
-	return stepCommand(s, cmd, address, "reopen finding", `triage = "closed"`,
+	return stepCommand(s, cmd, reach, "reopen finding", `triage = "closed"`,
 		func([]string) (*pb.TriageFindingRequest, error) {
 			return &pb.TriageFindingRequest{Step: "reopen", Note: note}, nil
 		}, func(*pb.TriageFindingResponse) string { return "is new again" })

@@ -13,10 +13,11 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
-func findingsWatch(s *surroundings, address *string) *cobra.Command {
+func findingsWatch(s *surroundings, reach *client.Config) *cobra.Command {
 	var asJSON, all bool
 	var which findingFilter
 	cmd := &cobra.Command{
@@ -33,7 +34,7 @@ between. ` + findingFilterHelp,
 	which.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		typed := strings.Join(args, "")
-		c, err := dial("watch findings", *address, typed,
+		c, err := dial("watch findings", *reach, typed,
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: firstRewatch, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRewatch}, MinConnectTimeout: 5 * time.Second}),
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: askAlive, Timeout: 20 * time.Second}))
 		if err != nil {
@@ -139,7 +140,7 @@ func (w *findingWatcher) begin() error {
 	// What was told while the service was away had gone on shortly before.
 	list += "--since " + w.gone.Add(-time.Minute).UTC().Format(time.RFC3339) + " --all"
 	fmt.Fprintf(w.s.stderr, "mcpaudit: watching again after %s; findings told in between are not shown here. To list them:\n  %s%s\n",
-		roughly(w.s.now().Sub(w.gone)), list, w.at())
+		roughly(w.s.now().Sub(w.gone)), list, w.at(w.s))
 	return nil
 }
 
@@ -152,10 +153,15 @@ func (w *findingWatcher) show(f *pb.Finding) error {
 	return w.out.add(f)
 }
 
-// at is the flag that names the service, for commands that are shown.
-func (c *service) at() string {
-	if c.address == defaultService {
-		return ""
+// at are the flags that say how the service is reached, for commands that are shown;
+// what the environment says is left out.
+func (c *service) at(s *surroundings) string {
+	text, known := "", client.FromEnv(s.env, s.home)
+	for _, f := range []struct{ flag, value, otherwise string }{{"service", c.address, known.Address}, {"api-key-file", c.to.KeyFile, known.KeyFile},
+		{"tls-ca", c.to.TLS.CA, known.TLS.CA}, {"tls-cert", c.to.TLS.Cert, known.TLS.Cert}, {"tls-key", c.to.TLS.Key, known.TLS.Key}} {
+		if f.value != f.otherwise {
+			text += " --" + f.flag + " " + shellQuote(f.value)
+		}
 	}
-	return " --service " + shellQuote(c.address)
+	return text
 }

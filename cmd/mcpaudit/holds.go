@@ -1,12 +1,12 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
@@ -17,12 +17,12 @@ func holdsCommand(s *surroundings) *cobra.Command {
 those that are stored and those that come. Holds and their ends are entries of the
 signed log.`,
 	}
-	address := s.serviceFlag(cmd)
-	cmd.AddCommand(holdsList(s, address), holdsCreate(s, address), holdsRelease(s, address))
+	reach := s.serviceFlag(cmd)
+	cmd.AddCommand(holdsList(s, reach), holdsCreate(s, reach), holdsRelease(s, reach))
 	return cmd
 }
 
-func holdsList(s *surroundings, address *string) *cobra.Command {
+func holdsList(s *surroundings, reach *client.Config) *cobra.Command {
 	var asJSON, all bool
 	cmd := &cobra.Command{
 		Use: "list", Short: "List holds, oldest first", Args: cobra.NoArgs,
@@ -34,7 +34,7 @@ too.`,
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those that were released")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := dial("list holds", *address, "")
+		c, err := dial("list holds", *reach, "")
 		if err != nil {
 			return err
 		}
@@ -64,7 +64,7 @@ func (s *surroundings) printHolds(holds []*pb.Hold, all, asJSON bool) error {
 	clock := s.clock()
 	columns := []column{{head: "HOLD", most: 20}, {head: clock.head("SINCE"), most: 24}, {head: "OWNER", most: 24}, {head: "REASON", most: 40}}
 	if all {
-		columns = append(columns, column{head: clock.head("RELEASED"), most: 24}, column{head: "BY", most: 24})
+		columns = append(columns, column{head: clock.head("RELEASED"), most: 24}, column{head: "BY", most: 44})
 	}
 	t := newTable(s.screen(s.stdout), append(columns, column{head: "FILTER", most: 120, rest: true})...)
 	for _, h := range holds {
@@ -80,7 +80,7 @@ func (s *surroundings) printHolds(holds []*pb.Hold, all, asJSON bool) error {
 			if h.GetReleasedAt() != nil {
 				released = clock.second(h.GetReleasedAt().AsTime())
 			}
-			cells = append(cells, cell{text: released}, cell{text: h.GetReleasedBy()})
+			cells = append(cells, cell{text: released}, cell{text: person(h.GetReleasedBy())})
 		}
 		if err := t.add(append(cells, cell{text: h.GetFilter()})...); err != nil {
 			return err
@@ -89,7 +89,7 @@ func (s *surroundings) printHolds(holds []*pb.Hold, all, asJSON bool) error {
 	return t.flush()
 }
 
-func holdsCreate(s *surroundings, address *string) *cobra.Command {
+func holdsCreate(s *surroundings, reach *client.Config) *cobra.Command {
 	var reason, owner string
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -111,7 +111,7 @@ so name a case and no secret.`,
 		if reason == "" || owner == "" {
 			return errors.New("create hold: name --reason and --owner: those who read the log later will ask")
 		}
-		c, err := dial("create hold", *address, args[0])
+		c, err := dial("create hold", *reach, args[0])
 		if err != nil {
 			return err
 		}
@@ -129,20 +129,18 @@ so name a case and no secret.`,
 	return cmd
 }
 
-func holdsRelease(s *surroundings, address *string) *cobra.Command {
-	var by string
+func holdsRelease(s *surroundings, reach *client.Config) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "release HOLD", Short: "Let what a hold keeps expire", Args: cobra.ExactArgs(1),
 		Long: `End a hold. What it kept past its expiry is dropped by the next run of retention,
 unless another hold keeps it. The hold stays in the signed log.`,
 		Example: `  mcpaudit holds release hold-5f0e8a11c2d3
-  mcpaudit holds release hold-5f0e8a11c2d3 --by legal@example.com`,
+  mcpaudit holds release hold-5f0e8a11c2d3 --json`,
 	}
-	cmd.Flags().StringVar(&by, "by", cmp.Or(userName(), "somebody"), "who releases it")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object")
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		c, err := dial("list holds", *address, "")
+		c, err := dial("list holds", *reach, "")
 		if err != nil || len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
@@ -157,12 +155,12 @@ unless another hold keeps it. The hold stays in the signed log.`,
 		return ids, cobra.ShellCompDirectiveNoFileComp
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := dial("release hold", *address, "")
+		c, err := dial("release hold", *reach, "")
 		if err != nil {
 			return err
 		}
 		defer c.conn.Close()
-		resp, err := pb.NewRetentionServiceClient(c.conn).ReleaseHold(cmd.Context(), &pb.ReleaseHoldRequest{HoldId: args[0], ReleasedBy: by})
+		resp, err := pb.NewRetentionServiceClient(c.conn).ReleaseHold(cmd.Context(), &pb.ReleaseHoldRequest{HoldId: args[0]})
 		if err != nil {
 			return c.explain(err)
 		}

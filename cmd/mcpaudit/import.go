@@ -42,7 +42,7 @@ are stored, and the exit status is 1. Put such lines right in a file of their ow
   mcpaudit import --key-file redact.key calls-2026-10.jsonl calls-2026-11.jsonl
   zcat old.jsonl.gz | mcpaudit import --emitter archive -`,
 	}
-	address := s.serviceFlag(cmd)
+	reach := s.serviceFlag(cmd)
 	f := cmd.Flags()
 	f.StringVar(&keyFile, "key-file", s.env("MCPAUDIT_REDACT_KEY_FILE"), "file with the key that raw calls are redacted with, 64 hex digits ($MCPAUDIT_REDACT_KEY_FILE)")
 	f.StringVar(&profileFile, "profile", s.env("MCPAUDIT_REDACT_PROFILE"), "file that says what else of raw calls is redacted; see 'mcpaudit redact --help' ($MCPAUDIT_REDACT_PROFILE)")
@@ -69,7 +69,7 @@ are stored, and the exit status is 1. Put such lines right in a file of their ow
 			}
 			im.key = key
 		}
-		c, err := dial("import", *address, "")
+		c, err := dial("import", *reach, "")
 		if err != nil {
 			return err
 		}

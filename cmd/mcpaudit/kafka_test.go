@@ -28,6 +28,7 @@ type cluster struct {
 	engine *enginetest.Server
 	topic  string
 	dir    string
+	admin  string // file of a key that makes others
 	store  *store.Store
 }
 
@@ -41,7 +42,15 @@ func newCluster(t *testing.T, partitions int) *cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.store.Close() })
+	c.admin = filepath.Join(c.dir, "admin.key")
+	succeed(t, "access", "bootstrap", "--store.dsn", c.engine.DSN(), "--out", c.admin)
 	return c
+}
+
+// key has an instance make a key of some roles.
+func (c *cluster) key(p *process, roles string) apiKey {
+	c.t.Helper()
+	return newAPIKey(c.t, p.await(c.t, `msg=serving .*grpc=(\S+)`), "tester", "--role", roles, "--api-key-file", c.admin)
 }
 
 // instance starts one. The same number is the same instance again.
@@ -146,7 +155,7 @@ func (c *cluster) settled(l *load, by *process) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	verified(c.t, by.await(c.t, `msg=serving .*grpc=(\S+)`))
+	verified(c.t, by.await(c.t, `msg=serving .*grpc=(\S+)`), "--api-key-file", c.key(by, "auditor").file)
 }
 
 // Promises 1, 2 and 4 with Kafka: an instance is killed in the middle of batches, the
@@ -221,8 +230,8 @@ func TestASharedStoreTakesNothingOverGRPC(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
 	p := c.reads(c.instance(1))
-	client := pb.NewIngestServiceClient(connect(t, p.await(t, `msg=serving .*grpc=(\S+)`)))
-	_, err := client.PublishBatch(t.Context(), &pb.PublishBatchRequest{Events: []*pb.Event{sent("x", 1)}})
+	publisher := pb.NewIngestServiceClient(connectAs(t, p.await(t, `msg=serving .*grpc=(\S+)`), c.key(p, "emitter").file))
+	_, err := publisher.PublishBatch(t.Context(), &pb.PublishBatchRequest{Events: []*pb.Event{sent("x", 1)}})
 	if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), c.topic) {
 		t.Errorf("answered %v", err)
 	}

@@ -9,14 +9,16 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
+	"github.com/mcpaudit/mcpaudit/ingest/store/embedded"
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
 	"github.com/mcpaudit/mcpaudit/internal/kafkatest"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
@@ -36,7 +38,26 @@ func TestMain(m *testing.M) {
 			os.Unsetenv(name)
 		}
 	}
-	os.Exit(kafkatest.Main(m))
+	os.Exit(withoutHome(func() int { return kafkatest.Main(m) }))
+}
+
+// withoutHome runs tests with a home folder that is empty: the account may have a key of
+// its own there. The engine is still the account's.
+func withoutHome(tests func() int) int {
+	home, err := os.UserHomeDir()
+	if err == nil && os.Getenv("MCPAUDIT_ENGINE") == "" {
+		if path, err := embedded.Locate("", filepath.Join(home, ".local", "share", "mcpaudit", "engine")); err == nil {
+			os.Setenv("MCPAUDIT_ENGINE", path)
+		}
+	}
+	empty, err := os.MkdirTemp("", "home-of-tests-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(empty)
+	os.Setenv("HOME", empty)
+	return tests()
 }
 
 // process is an mcpaudit in a process of its own.
@@ -69,8 +90,23 @@ func launchReading(t *testing.T, stdin *os.File, args ...string) *process {
 		t.Fatal(err)
 	}
 	go func() { defer close(p.ended); _ = p.cmd.Wait() }()
-	t.Cleanup(p.kill)
+	t.Cleanup(func() {
+		p.kill()
+		keepsKeys(t, args, p.text())
+	})
 	return p
+}
+
+// keyText is an API key, whole.
+var keyText = regexp.MustCompile(`mcpa_[a-z2-7]{16}_[a-z2-7]{52}`)
+
+// keepsKeys checks that no key is in what was written on standard error: it is what
+// people see over a shoulder, and what logs are made of.
+func keepsKeys(t *testing.T, args []string, said string) {
+	t.Helper()
+	if keyText.MatchString(said) {
+		t.Errorf("mcpaudit %q has written a key on standard error:\n%s", args, keyText.ReplaceAllString(said, "A KEY"))
+	}
 }
 
 func (p *process) Write(b []byte) (int, error) {
@@ -131,22 +167,86 @@ func launchReady(t *testing.T, dir string) (p *process, address string) {
 	t.Helper()
 	p = launch(t, serveArgs(t, dir)...)
 	p.await(t, `ingest is ready`)
-	return p, p.await(t, `msg=serving .*grpc=(\S+)`)
+	address = p.await(t, `msg=serving .*grpc=(\S+)`)
+	useKeyOf(t, dir)
+	return p, address
 }
 
-// notItself is the filter of all events but those that a service writes of its own
-// start and stop.
-const notItself = `principal != "mcpaudit:service"`
+// firstKeyOf is where the service leaves the key of a new store, which has all rights.
+func firstKeyOf(dir string) string { return filepath.Join(dir+".ledger", firstKeyFile) }
+
+// useKeyOf lets what a test starts from now on act with the first key of a store that a
+// service has begun: commands of this process and of others, and connect. They find it
+// as their users would.
+func useKeyOf(t *testing.T, dir string) {
+	t.Helper()
+	useKey(t, firstKeyOf(dir))
+}
+
+func useKey(t *testing.T, file string) {
+	t.Helper()
+	if _, err := os.Stat(file); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(client.KeyFileVariable, file)
+}
+
+// keyIn is the key in a file.
+func keyIn(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// apiKey is a key that a test has had made.
+type apiKey struct{ id, file string } // its identity, and where it lies
+
+func (k apiKey) flag() string { return " --api-key-file " + k.file }
+
+// newAPIKey makes a key as its users do. Without a tenant it is for all of them.
+func newAPIKey(t *testing.T, address, name string, args ...string) apiKey {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "key")
+	if !slices.Contains(args, "--tenant") {
+		args = append(args, "--tenant", "*")
+	}
+	made := jsonLines[struct {
+		Key struct {
+			ID string `json:"key_id"`
+		}
+	}](t, succeed(t, append([]string{"access", "create", name, "--out", file, "--json", "--service", address}, args...)...))
+	if len(made) != 1 || made[0].Key.ID == "" {
+		t.Fatalf("made %v", made)
+	}
+	return apiKey{"key:" + made[0].Key.ID, file}
+}
+
+// identity is how the log names who a test's commands are.
+func identity(t *testing.T, address string) string {
+	t.Helper()
+	me := jsonLines[struct{ Identity string }](t, succeed(t, "access", "whoami", "--json", "--service", address))
+	if len(me) != 1 || !strings.HasPrefix(me[0].Identity, "key:") {
+		t.Fatalf("it is %+v", me)
+	}
+	return me[0].Identity
+}
+
+// notItself is the filter of all events but those that a service writes of itself: that
+// it started, who was let in and what they asked, the tests among them.
+const notItself = `server != "mcpaudit"`
 
 // awaitStart waits until the event of a service's start is stored, so that a test
 // knows how many events and batches there are beside its own. The service was started
 // after since, by its own clock.
 func awaitStart(t *testing.T, address string, since time.Time) {
 	t.Helper()
-	client := pb.NewQueryServiceClient(connect(t, address))
+	query := pb.NewQueryServiceClient(connect(t, address))
 	filter := fmt.Sprintf(`method = "mcpaudit/start" AND principal = "mcpaudit:service" AND occurred_at >= %q`, since.UTC().Truncate(time.Microsecond).Format(time.RFC3339Nano))
 	waitFor(t, func() bool {
-		resp, err := client.ListEvents(t.Context(), &pb.ListEventsRequest{Filter: filter})
+		resp, err := query.ListEvents(t.Context(), &pb.ListEventsRequest{Filter: filter})
 		if err != nil {
 			t.Fatalf("wait for the service's start: %v", err)
 		}
@@ -154,9 +254,20 @@ func awaitStart(t *testing.T, address string, since time.Time) {
 	})
 }
 
+// connect is a connection with the key of the environment.
 func connect(t *testing.T, address string) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	return connectAs(t, address, os.Getenv(client.KeyFileVariable))
+}
+
+// connectAs is a connection with the key in a file.
+func connectAs(t *testing.T, address, keyFile string) *grpc.ClientConn {
+	t.Helper()
+	options, err := client.Config{Address: address, KeyFile: keyFile}.DialOptions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := grpc.NewClient(address, options...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,6 +285,7 @@ func command(t *testing.T, stdin string, args ...string) result {
 	t.Helper()
 	var out, errs bytes.Buffer
 	code := run(t.Context(), args, strings.NewReader(stdin), &out, &errs)
+	keepsKeys(t, args, errs.String())
 	return result{code, out.String(), errs.String()}
 }
 
@@ -192,12 +304,14 @@ func inService(t *testing.T, dir string) (address, httpAddress string) {
 	t.Cleanup(func() {
 		stop()
 		<-log.ended
+		keepsKeys(t, []string{"serve"}, log.text())
 		if code != 0 {
 			t.Errorf("serve ended with status %d:\n%s", code, log.text())
 		}
 	})
 	log.await(t, `ingest is ready`)
 	address, httpAddress = log.await(t, `msg=serving .*grpc=(\S+)`), log.await(t, `msg=serving .*http=(\S+)`)
+	useKeyOf(t, dir)
 	awaitStart(t, address, since)
 	return address, httpAddress
 }

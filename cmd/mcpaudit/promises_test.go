@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -34,20 +36,35 @@ func sent(emitter string, seq uint64) *pb.Event {
 		Arguments: fmt.Sprintf(`{"page":%d}`, seq), Labels: map[string]string{"n": fmt.Sprint(seq)}}
 }
 
-// asSent is what a stored event has to be: what sent makes, or a start of the service
-// itself, whose ids and time nobody knows beforehand.
+// asSent is what a stored event has to be: what sent makes, a start of the service
+// itself, whose ids and time nobody knows beforehand, or what it notes of who asks it
+// something, of which nobody here knows more than that it is one.
 func asSent(e *event.Event) (*event.Event, error) {
 	want := &event.Event{}
-	if !strings.HasPrefix(e.EmitterID, "mcpaudit-service-") {
+	switch {
+	case isNote(e.EmitterID):
+		if e.Server != "mcpaudit" || e.Kind != "admin" && e.Kind != "auth" || !strings.HasPrefix(e.Method, "mcpaudit/") {
+			return nil, fmt.Errorf("the service notes %v", wire.ToProto(e))
+		}
+		copied := *e
+		return &copied, nil
+	case !strings.HasPrefix(e.EmitterID, "mcpaudit-service-"):
 		return want, wire.FromProto(sent(e.EmitterID, e.EmitterSeq), want)
+	}
+	config := slices.IndexFunc(e.Labels, func(l event.Label) bool { return l.Key == "config" && l.Value != "" })
+	if config < 0 {
+		return nil, fmt.Errorf("a start without its settings: %v", wire.ToProto(e))
 	}
 	want = &event.Event{EventID: e.EventID, EmitterID: e.EmitterID, EmitterSeq: 1, OccurredAt: e.OccurredAt,
 		Principal: "mcpaudit:service", PrincipalKind: "service",
 		Server: "mcpaudit", Kind: "admin", Method: "mcpaudit/start", Outcome: "success",
-		Labels: []event.Label{{Key: "roles", Value: "ingest,detect,query"}, {Key: "version", Value: buildVersion()}}}
+		Labels: []event.Label{e.Labels[config], {Key: "roles", Value: "ingest,detect,query"}, {Key: "version", Value: buildVersion()}}}
 	want.SetDefaults()
 	return want, nil
 }
+
+// isNote says whether an emitter is the service's diary of who asks it something.
+func isNote(emitter string) bool { return strings.HasPrefix(emitter, "mcpaudit-access-") }
 
 // storedOnce reads a data folder that no process has open, and checks that it is
 // a log: every event once and as it was sent, batches and leaves without holes.
@@ -184,7 +201,8 @@ func TestPromise1DurableAndPromise2ExactlyOnceAcrossKillNine(t *testing.T) {
 		delete(found, s.name)
 	}
 	// What is left are the starts of services, which were killed before they could note
-	// a stop; the last of them was waited for.
+	// a stop; the last of them was waited for. And what they noted of their callers.
+	maps.DeleteFunc(found, func(emitter string, _ map[uint64]bool) bool { return isNote(emitter) })
 	if len(found) < 1 || len(found) > lives+1 {
 		t.Errorf("%d starts are stored of %d services", len(found), lives+1)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
@@ -22,12 +23,12 @@ service once a day (retention.auto), or with 'mcpaudit retention apply'. Each dr
 in the signed log, so 'mcpaudit verify' tells it from a theft; what a legal hold keeps
 ('mcpaudit holds') stays, searchable and provable.`,
 	}
-	address := s.serviceFlag(cmd)
-	cmd.AddCommand(retentionPlan(s, address), retentionApply(s, address))
+	reach := s.serviceFlag(cmd)
+	cmd.AddCommand(retentionPlan(s, reach), retentionApply(s, reach))
 	return cmd
 }
 
-func retentionPlan(s *surroundings, address *string) *cobra.Command {
+func retentionPlan(s *surroundings, reach *client.Config) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "plan", Short: "Show what would be dropped now", Args: cobra.NoArgs,
@@ -39,7 +40,7 @@ is changed.`,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := dial("plan retention", *address, "")
+		c, err := dial("plan retention", *reach, "")
 		if err != nil {
 			return err
 		}
@@ -53,7 +54,7 @@ is changed.`,
 	return cmd
 }
 
-func retentionApply(s *surroundings, address *string) *cobra.Command {
+func retentionApply(s *surroundings, reach *client.Config) *cobra.Command {
 	var asJSON, yes bool
 	cmd := &cobra.Command{
 		Use: "apply", Short: "Drop what has expired", Args: cobra.NoArgs,
@@ -69,7 +70,7 @@ On a terminal it shows the plan and asks first. Elsewhere, --yes is needed.`,
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "don't ask")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		const doing = "apply retention"
-		c, err := dial(doing, *address, "")
+		c, err := dial(doing, *reach, "")
 		if err != nil {
 			return err
 		}
@@ -92,7 +93,7 @@ On a terminal it shows the plan and asks first. Elsewhere, --yes is needed.`,
 				return errors.New(doing + ": nothing was dropped")
 			}
 		}
-		resp, err := client.ApplyRetention(cmd.Context(), &pb.ApplyRetentionRequest{RequestedBy: userName()})
+		resp, err := client.ApplyRetention(cmd.Context(), &pb.ApplyRetentionRequest{})
 		if err != nil {
 			return c.explain(err)
 		}

@@ -12,7 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
 	"github.com/mcpaudit/mcpaudit/internal/app"
 )
 
@@ -122,8 +124,11 @@ OTEL_EXPORTER_OTLP_ENDPOINT names one.`,
 			return err
 		}
 		s.tuneMemory()
+		// Keys are in memory: a crash must not leave it in a file.
+		_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 		return app.Serve(cmd.Context(), cfg, app.Deps{
 			Now: s.now, Log: s.logger(cfg.Logging), Version: buildVersion(), EngineDirs: []string{s.engineDir()}, Env: s.env,
+			FirstKey: func(text string, k auth.Key) error { return s.showFirstKey(cfg, text, k) },
 		})
 	}
 	return cmd
@@ -194,4 +199,35 @@ func (s *surroundings) tuneMemory() {
 		debug.SetGCPercent(400)
 		debug.SetMemoryLimit(700 << 20)
 	}
+}
+
+// firstKeyFile is where the key of a first start is left when nobody looks on.
+const firstKeyFile = "first-key"
+
+// showFirstKey shows the key of a first start to who has started the service. What is
+// not a terminal is a log, and a key does not belong there: it is left in a file that
+// the user alone may read.
+func (s *surroundings) showFirstKey(cfg app.Config, text string, k auth.Key) error {
+	until := k.ExpiresAt.Format("2006-01-02")
+	if s.screen(s.stderr).terminal {
+		fmt.Fprintf(s.stderr, `
+This store is new. Here is its first API key, for everything, until %s. It is shown this once:
+
+  %s
+
+Keep it for your commands:  mcpaudit access login   (and paste it, then Ctrl-D)
+Make one for each server:   mcpaudit access create NAME --role emitter
+
+`, until, text)
+		return nil
+	}
+	if err := os.MkdirAll(cfg.LedgerFolder(), 0o755); err != nil {
+		return err
+	}
+	file := filepath.Join(cfg.LedgerFolder(), firstKeyFile)
+	if err := keepKey(file, text); err != nil {
+		return err
+	}
+	fmt.Fprintf(s.stderr, "mcpaudit: this store is new; its first API key, for everything, until %s, is in %s: take it from there, 'mcpaudit access login < %s' keeps it for your commands, and remove the file\n", until, file, file)
+	return nil
 }

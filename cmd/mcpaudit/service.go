@@ -8,23 +8,44 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
-	"github.com/mcpaudit/mcpaudit/ingest/emit"
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
-const defaultService = "127.0.0.1:4777"
+// serviceFlag adds the flags that say how the service is reached. None takes a key
+// itself: everybody on the machine sees what a command was called with.
+func (s *surroundings) serviceFlag(cmd *cobra.Command) *client.Config {
+	to := client.FromEnv(s.env, s.home)
+	f := cmd.PersistentFlags()
+	f.StringVar(&to.Address, "service", to.Address, "address of the service's gRPC port ($MCPAUDIT_SERVICE)")
+	f.Var(&keyFlag{&to, to.KeyFile}, "api-key-file", "file with the API key or token to show the service; its text may be in $MCPAUDIT_API_KEY instead ($MCPAUDIT_API_KEY_FILE)")
+	s.tlsFlags(f, &to.TLS)
+	return &to
+}
 
-func (s *surroundings) serviceFlag(cmd *cobra.Command) *string {
-	address := s.env("MCPAUDIT_SERVICE")
-	if address == "" {
-		address = defaultService
-	}
-	return cmd.PersistentFlags().String("service", address, "address of the service's gRPC port ($MCPAUDIT_SERVICE)")
+// tlsFlags add what TLS to the service needs; t has what the environment says.
+func (s *surroundings) tlsFlags(f *pflag.FlagSet, t *client.TLS) {
+	f.StringVar(&t.CA, "tls-ca", t.CA, "PEM file of who signs the service's certificate; default: the system's authorities ($MCPAUDIT_TLS_CA)")
+	f.StringVar(&t.Cert, "tls-cert", t.Cert, "PEM file of a certificate to show the service instead of a key ($MCPAUDIT_TLS_CERT)")
+	f.StringVar(&t.Key, "tls-key", t.Key, "PEM file of that certificate's key ($MCPAUDIT_TLS_KEY)")
+}
+
+// keyFlag is a flag for the file of a key. Given, it wins over a key of the environment.
+type keyFlag struct {
+	to   *client.Config
+	file string
+}
+
+func (k *keyFlag) String() string { return k.file }
+func (k *keyFlag) Type() string   { return "string" }
+func (k *keyFlag) Set(file string) error {
+	k.file, k.to.KeyFile, k.to.Key = file, file, ""
+	return nil
 }
 
 // service is a connection to the service for one command.
@@ -33,20 +54,26 @@ type service struct {
 	query   pb.QueryServiceClient
 	doing   string // what the command does, for its errors
 	address string
+	to      client.Config
 	filter  string // as it was typed
 }
 
-// dial prepares a connection; nothing is sent yet. Close its conn.
-func dial(doing, address, filter string, more ...grpc.DialOption) (*service, error) {
-	if err := emit.Plaintext(address); err != nil {
+// dial prepares a connection; nothing is sent yet. Close its conn. filter is the one that
+// was typed, for errors that show a place in it.
+func dial(doing string, to client.Config, filter string, more ...grpc.DialOption) (*service, error) {
+	if err := to.Check(); err != nil { // here, for a call would say it in gRPC's words
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
-	conn, err := grpc.NewClient(address, append(more, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))...)
+	options, err := to.DialOptions()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
-	return &service{conn: conn, query: pb.NewQueryServiceClient(conn), doing: doing, address: address, filter: filter}, nil
+	options = append(options, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
+	conn, err := grpc.NewClient(to.Address, append(options, more...)...)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	return &service{conn: conn, query: pb.NewQueryServiceClient(conn), doing: doing, address: to.Address, to: to, filter: filter}, nil
 }
 
 // unreachable says whether a call's error means that nobody answers.
@@ -58,6 +85,12 @@ func unreachable(err error) bool {
 // explain turns a call's error into what a person needs.
 func (c *service) explain(err error) error {
 	st := status.Convert(err)
+	if what, refused := c.to.Refused(err); refused {
+		return fmt.Errorf("%s: %s", c.doing, printable(what, 2000))
+	}
+	if why := c.handshake(st); why != "" {
+		return fmt.Errorf("%s: the service at %s is there, and %s", c.doing, c.address, why)
+	}
 	if unreachable(err) {
 		return fmt.Errorf("%s: no service answers at %s; start one with 'mcpaudit serve', or name it with --service", c.doing, c.address)
 	}
@@ -81,6 +114,23 @@ func (c *service) explain(err error) error {
 		}
 	}
 	return fmt.Errorf("%s: %s", c.doing, message)
+}
+
+// handshake says what is wrong with TLS, when that is why a call failed.
+func (c *service) handshake(st *status.Status) string {
+	const tlsFailed = "authentication handshake failed: "
+	_, why, failed := strings.Cut(st.Message(), tlsFailed)
+	switch {
+	case st.Code() != codes.Unavailable:
+		return ""
+	case failed && strings.Contains(why, "first record does not look like a TLS handshake"):
+		return "it does not speak TLS; leave out --tls-ca and what else is set of TLS"
+	case failed:
+		return "TLS fails: " + printable(strings.Trim(why, `"`), 300) + "; name its authority with --tls-ca, or check the name that its certificate is for ($MCPAUDIT_TLS_NAME)"
+	case !c.to.Secure() && strings.Contains(st.Message(), "error reading server preface"):
+		return "it does not speak plaintext; if it speaks TLS, name its authority with --tls-ca"
+	}
+	return ""
 }
 
 // filterPosition is how the service names a place in a filter, in characters from 1.

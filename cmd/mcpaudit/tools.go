@@ -11,6 +11,7 @@ import (
 	"github.com/aymanbagabas/go-udiff"
 	"github.com/spf13/cobra"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
@@ -21,7 +22,7 @@ func toolsCommand(s *surroundings) *cobra.Command {
 	return cmd
 }
 
-func toolsList(s *surroundings, address *string) *cobra.Command {
+func toolsList(s *surroundings, reach *client.Config) *cobra.Command {
 	var server string
 	var limit int
 	var asJSON bool
@@ -38,13 +39,13 @@ has had: more than one means that its description or its schemas changed, which
 	cmd.Flags().IntVarP(&limit, "limit", "n", 1000, "tools to list, up to 10000")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line")
 	mustRegister(cmd.RegisterFlagCompletionFunc("server", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		return toolWords(cmd.Context(), *address, nil), cobra.ShellCompDirectiveNoFileComp
+		return toolWords(cmd.Context(), reach, nil), cobra.ShellCompDirectiveNoFileComp
 	}))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if limit < 1 || limit > 10000 {
 			return fmt.Errorf("list tools: --limit is %d, must be from 1 to 10000", limit)
 		}
-		c, err := dial("list tools", *address, "")
+		c, err := dial("list tools", *reach, "")
 		if err != nil {
 			return err
 		}
@@ -104,7 +105,7 @@ func alarming(n uint64, look style) cell {
 // shortDigest is enough of a digest to name it.
 func shortDigest(digest string) string { return digest[:min(len(digest), 12)] }
 
-func toolsDiff(s *surroundings, address *string) *cobra.Command {
+func toolsDiff(s *surroundings, reach *client.Config) *cobra.Command {
 	var from, to string
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -124,11 +125,11 @@ at their sentences, and characters that don't show are escaped.`,
 		if len(args) > 1 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		return toolWords(cmd.Context(), *address, args), cobra.ShellCompDirectiveNoFileComp
+		return toolWords(cmd.Context(), reach, args), cobra.ShellCompDirectiveNoFileComp
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		doing := fmt.Sprintf("compare definitions of %q of server %q", args[1], args[0])
-		c, err := dial(doing, *address, "")
+		c, err := dial(doing, *reach, "")
 		if err != nil {
 			return err
 		}
@@ -316,8 +317,8 @@ func clean(s string) string {
 
 // toolWords are, for a shell, the servers or the tools of the one that was
 // named. It asks the service, and gives up soon.
-func toolWords(ctx context.Context, address string, args []string) []string {
-	c, err := dial("complete", address, "")
+func toolWords(ctx context.Context, reach *client.Config, args []string) []string {
+	c, err := dial("complete", *reach, "")
 	if err != nil {
 		return nil
 	}

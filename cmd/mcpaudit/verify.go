@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/mcpaudit/mcpaudit/ingest/anchor"
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/internal/app"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
@@ -42,7 +43,12 @@ names: then whoever could replace the store's keys is trusted too.
 A log whose end was cut off looks like a younger one. What contradicts it are
 checkpoints that others have kept: receipts of emitters and wrapped servers
 (--receipt), anchors (--anchor), and the service's own memory in your ledger folder,
-which is always compared.`,
+which is always compared.
+
+Through the service it wants a key of the role auditor for every tenant. With --watch,
+what is wrong is written into the log, for which the key needs the role emitter too:
+
+  mcpaudit access create watch --tenant '*' --role auditor --role emitter --emitter 'mcpaudit-verify-*'`,
 		Example: `  mcpaudit verify
   mcpaudit verify audit-2026 --key auditor-keys.txt
   mcpaudit verify --since 24h --json
@@ -50,7 +56,7 @@ which is always compared.`,
   mcpaudit verify --anchor kafka://broker:9092/mcpaudit-checkpoints
   mcpaudit verify --watch --every 15m`,
 	}
-	address := s.serviceFlag(cmd)
+	reach := s.serviceFlag(cmd)
 	f := cmd.Flags()
 	f.StringArrayVar(&v.keys, "key", nil, "verifier key to trust, or a file of them; may be repeated")
 	f.StringArrayVar(&v.kept, "receipt", nil, "file of receipts that an emitter has kept; may be repeated")
@@ -73,7 +79,7 @@ which is always compared.`,
 		if v.from, v.to, err = p.bounds(s.now()); err != nil {
 			return fmt.Errorf("verify: %w", err)
 		}
-		v.address, v.remote = *address, cmd.Flags().Changed("service") || s.env("MCPAUDIT_SERVICE") != ""
+		v.reach, v.remote = *reach, cmd.Flags().Changed("service") || s.env("MCPAUDIT_SERVICE") != ""
 		given := func(names ...string) string {
 			for _, n := range names {
 				if cmd.Flags().Changed(n) {
@@ -111,7 +117,7 @@ which is always compared.`,
 type verification struct {
 	s             *surroundings
 	cfg           app.Config
-	address       string
+	reach         client.Config
 	remote        bool // a service was named: what lies in the own ledger folder is not its
 	keys          []string
 	kept, anchors []string
@@ -215,10 +221,10 @@ func (v *verification) store(ctx context.Context, kept []string, progress *statu
 		}
 		if v.cfg.Store.DSN == "" {
 			if _, missing := os.Stat(v.cfg.Store.Path); missing != nil {
-				return nil, fmt.Errorf("verify: no service answers at %s, and there is no store at %s; start 'mcpaudit serve', or name a store with --store.path", v.address, v.cfg.Store.Path)
+				return nil, fmt.Errorf("verify: no service answers at %s, and there is no store at %s; start 'mcpaudit serve', or name a store with --store.path", v.reach.Address, v.cfg.Store.Path)
 			}
 		}
-		fmt.Fprintf(v.s.stderr, "mcpaudit: verify: no service answers at %s; reading the store itself\n", v.address)
+		fmt.Fprintf(v.s.stderr, "mcpaudit: verify: no service answers at %s; reading the store itself\n", v.reach.Address)
 	}
 	db, err := app.OpenStore(ctx, v.cfg, []string{v.s.engineDir()})
 	if err != nil {
@@ -233,7 +239,7 @@ var errNoService = errors.New("no service answers")
 
 // through asks the service. The error is the connection's own when none answers.
 func (v *verification) through(ctx context.Context, kept []string, r *found) (*pb.VerifySummary, error) {
-	c, err := dial("verify", v.address, "")
+	c, err := dial("verify", v.reach, "")
 	if err != nil {
 		return nil, err
 	}
@@ -375,7 +381,7 @@ func entries(n uint64) string {
 
 // one proves one event.
 func (v *verification) one(ctx context.Context) error {
-	c, err := dial("verify event", v.address, "")
+	c, err := dial("verify event", v.reach, "")
 	if err != nil {
 		return err
 	}

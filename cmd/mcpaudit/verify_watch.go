@@ -6,8 +6,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/mcpaudit/mcpaudit/ingest/event"
@@ -15,7 +18,8 @@ import (
 )
 
 // again verifies until it is interrupted. What is wrong becomes an event of kind
-// finding, once.
+// finding, once. The status is 1 when anything was found, or the last verification did
+// not come to an end.
 func (v *verification) again(ctx context.Context) error {
 	if v.every < time.Second {
 		return fmt.Errorf("verify: --every is %v, must be at least 1s", v.every)
@@ -23,17 +27,24 @@ func (v *verification) again(ctx context.Context) error {
 	var noise [6]byte
 	rand.Read(noise[:])
 	w := &watcher{v: v, emitter: "mcpaudit-verify-" + hex.EncodeToString(noise[:]), said: map[string]bool{}}
+	found, unknown := false, false
 	for {
 		err := v.once(ctx)
+		found = found || len(v.found) > 0
 		var wrong exitStatus
-		if err != nil && !errors.As(err, &wrong) && ctx.Err() == nil {
-			fmt.Fprintf(v.s.stderr, "mcpaudit: %v; trying again in %v\n", err, v.every)
+		if ctx.Err() == nil {
+			if unknown = err != nil && !errors.As(err, &wrong); unknown {
+				fmt.Fprintf(v.s.stderr, "mcpaudit: %v; trying again in %v\n", err, v.every)
+			}
 		}
 		if err := w.tell(ctx); err != nil && ctx.Err() == nil {
-			fmt.Fprintf(v.s.stderr, "mcpaudit: record what is wrong: %v; trying again in %v\n", err, v.every)
+			fmt.Fprintf(v.s.stderr, "mcpaudit: %v; trying again in %v\n", err, v.every)
 		}
 		select {
 		case <-ctx.Done():
+			if found || unknown {
+				return exitStatus(1)
+			}
 			return nil
 		case <-time.After(v.every):
 		}
@@ -72,14 +83,36 @@ func (w *watcher) tell(ctx context.Context) error {
 	if len(w.waiting) == 0 {
 		return nil
 	}
-	c, err := dial("record what is wrong", w.v.address, "")
+	c, err := dial("record what is wrong", w.v.reach, "")
 	if err != nil {
 		return err
 	}
 	defer c.conn.Close()
-	if _, err := pb.NewIngestServiceClient(c.conn).PublishBatch(ctx, &pb.PublishBatchRequest{Events: w.waiting}); err != nil {
-		return c.explain(err) // sent again next time, with the same numbers
+	// What is not stored is sent again next time, with the same numbers.
+	resp, err := pb.NewIngestServiceClient(c.conn).PublishBatch(ctx, &pb.PublishBatchRequest{Events: w.waiting})
+	switch {
+	case status.Code(err) == codes.PermissionDenied:
+		return fmt.Errorf("%w; %s", c.explain(err), watcherKey)
+	case err != nil:
+		return c.explain(err)
 	}
-	w.waiting = nil
+	refused := map[uint64]bool{}
+	why, key := "", false
+	for _, r := range resp.GetReceipt().GetRejected() {
+		refused[r.GetEmitterSeq()], why = true, printable(r.GetReason(), 300)
+		key = key || r.GetCode() == pb.Rejection_CODE_FORBIDDEN || r.GetCode() == pb.Rejection_CODE_RESERVED
+	}
+	w.waiting = slices.DeleteFunc(w.waiting, func(e *pb.Event) bool { return !refused[e.GetEmitterSeq()] })
+	switch {
+	case key:
+		return fmt.Errorf("%s: the service does not take it from this key: %s; %s", c.doing, why, watcherKey)
+	case why != "":
+		return fmt.Errorf("%s: the service does not take it: %s", c.doing, why)
+	}
 	return nil
 }
+
+// watcherKey is what a watching verification needs: its events bear a name that is
+// believed, which a key has to be given in so many words.
+const watcherKey = "what is wrong is printed here and is not in the log yet; give 'verify --watch' a key that may do both: " +
+	"mcpaudit access create NAME --tenant '*' --role auditor --role emitter --emitter 'mcpaudit-verify-*'"

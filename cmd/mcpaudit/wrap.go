@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mcpaudit/mcpaudit/ingest/broker"
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	"github.com/mcpaudit/mcpaudit/ingest/emit"
 	"github.com/mcpaudit/mcpaudit/ingest/emit/kafka"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
@@ -29,6 +30,7 @@ import (
 )
 
 func wrapCommand(s *surroundings) *cobra.Command {
+	reached := client.FromEnv(s.env, s.home)
 	var service, serviceKey, server, tenant, environment, principal, principalKind, agent, spool, keyFile, profileFile, fail string
 	var limit int64
 	var flush time.Duration
@@ -43,8 +45,14 @@ service is away they wait.
 --service is the service's own port, or a Kafka topic that it reads:
 kafka://HOST:PORT,HOST:PORT/TOPIC, or kafkas:// for TLS. Parameters are ca, cert, key
 and server_name (of TLS), mechanism and user (of SASL). Its password comes from
-$MCPAUDIT_KAFKA_PASSWORD, or from the file that $MCPAUDIT_KAFKA_PASSWORD_FILE names;
-the server behind the wrap does not get these.
+$MCPAUDIT_KAFKA_PASSWORD, or from the file that $MCPAUDIT_KAFKA_PASSWORD_FILE names.
+
+The service lets in who shows a key. An administrator makes one for this server, as
+'mcpaudit access create' does; put it into a file that only you may read, and name the
+file with --api-key-file. Without a good key events wait on disk. The file is read again
+when it changes. The server behind the wrap is given neither key nor password; it runs as
+you, though, and can read files that you can: give it a key that only writes, and not the
+one of 'access login', which is used, with a warning, when nothing else is named.
 
 Put it in front of the command in your client's configuration.`,
 		Example: `  mcpaudit wrap -- npx -y @modelcontextprotocol/server-filesystem ~/projects
@@ -60,7 +68,9 @@ Put it in front of the command in your client's configuration.`,
 		}
 		return otherwise
 	}
-	f.StringVar(&service, "service", orDefault("MCPAUDIT_SERVICE", defaultService), "address of the service's gRPC port, or kafka://HOST:PORT,…/TOPIC ($MCPAUDIT_SERVICE)")
+	f.StringVar(&service, "service", orDefault("MCPAUDIT_SERVICE", emit.DefaultService), "address of the service's gRPC port, or kafka://HOST:PORT,…/TOPIC ($MCPAUDIT_SERVICE)")
+	f.Var(&keyFlag{&reached, reached.KeyFile}, "api-key-file", "file with the API key that an administrator made for this server; its text may be in $MCPAUDIT_API_KEY instead ($MCPAUDIT_API_KEY_FILE)")
+	s.tlsFlags(f, &reached.TLS)
 	f.StringVar(&serviceKey, "service-key", s.env("MCPAUDIT_SERVICE_KEY"), "public key of the service's log, which its receipts must be signed with; default: the key that it gives at first is trusted from then on ($MCPAUDIT_SERVICE_KEY)")
 	f.StringVar(&server, "server", "", "name of the server in events; default: from its command")
 	f.StringVar(&tenant, "tenant", orDefault("MCPAUDIT_TENANT", "default"), "owner of the events ($MCPAUDIT_TENANT)")
@@ -108,6 +118,11 @@ Put it in front of the command in your client's configuration.`,
 		if server == "" {
 			server = serverName(args)
 		}
+		undumpable() // the key may be in the environment
+		if own := client.DefaultKeyFile(s.env, s.home); own != "" && reached.KeyFile == own && !kafka.Is(service) {
+			log.Warn("this uses your own key, which the server behind it can read; make one for it that only writes, and name it with --api-key-file",
+				"make", "mcpaudit access create "+server+" --role emitter --server "+server+" --out "+server+".key")
+		}
 		base.Server = server
 		emit.Identify(&base)
 		em, err := emit.OpenPatiently(func() (*emit.Emitter, error) {
@@ -123,7 +138,7 @@ Put it in front of the command in your client's configuration.`,
 			if err != nil {
 				return nil, err
 			}
-			cfg := emit.Config{Address: service, ServiceKey: serviceKey, Name: server, Spool: spool, SpoolLimit: limit, Now: s.now, Base: base}
+			cfg := emit.Config{Address: service, Client: reached, ServiceKey: serviceKey, Name: server, Spool: spool, SpoolLimit: limit, Now: s.now, Base: base}
 			if kafka.Is(service) {
 				cfg.Address = ""
 				if cfg.Transport, err = kafka.Open(service, s.env); err != nil {
@@ -152,7 +167,7 @@ Put it in front of the command in your client's configuration.`,
 		}
 		// The signals are the server's: it ends in its own way, and this with it.
 		code, err := wrap.Run(context.WithoutCancel(cmd.Context()), wrap.Config{Command: args, Base: base, FailClosed: fail == "closed",
-			Withhold: []string{broker.PasswordVariable, broker.PasswordFileVariable}, Flush: flush, Now: s.now, Log: log}, s.stdin, stdout, stderr, signals, em, r)
+			Withhold: append([]string{broker.PasswordVariable, broker.PasswordFileVariable}, client.Secrets...), Flush: flush, Now: s.now, Log: log}, s.stdin, stdout, stderr, signals, em, r)
 		if err != nil {
 			return err
 		}

@@ -118,13 +118,16 @@ func TestWrapSendsToATopic(t *testing.T) {
 }
 
 // What is secret stays out of the server's environment, and all else comes to it.
-func TestWrapKeepsThePasswordToItself(t *testing.T) {
+func TestWrapKeepsPasswordAndKeyToItself(t *testing.T) {
 	t.Setenv("MCPAUDIT_KAFKA_PASSWORD", "secret")
 	t.Setenv("MCPAUDIT_KAFKA_PASSWORD_FILE", "/a/secret")
+	t.Setenv("MCPAUDIT_API_KEY", "mcpa_secret")
+	t.Setenv("MCPAUDIT_TLS_CERT", "/a/secret.crt")
+	t.Setenv("MCPAUDIT_TLS_KEY", "/a/secret.key")
 	t.Setenv("OTHER", "thing")
 	r := command(t, "", "wrap", "--service", "127.0.0.1:1", "--flush", "1ms", "--spool", t.TempDir(), "--key-file", filepath.Join(t.TempDir(), "key"),
 		"--", "sh", "-c", "env")
-	if r.status != 0 || strings.Contains(r.stdout, "secret") || strings.Contains(r.stdout, "MCPAUDIT_KAFKA_PASSWORD") || !strings.Contains(r.stdout, "OTHER=thing\n") {
+	if r.status != 0 || strings.Contains(r.stdout, "secret") || strings.Contains(r.stdout, "MCPAUDIT_KAFKA_PASSWORD") || strings.Contains(r.stdout, "MCPAUDIT_API_KEY") || !strings.Contains(r.stdout, "OTHER=thing\n") {
 		t.Errorf("%+v", r)
 	}
 }

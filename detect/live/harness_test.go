@@ -1,12 +1,16 @@
 package live
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -83,6 +87,15 @@ type stage struct {
 	// read keeps what was read of the events: reading them again, for each run, is what
 	// takes time, and is tested elsewhere. nil: they are read.
 	read map[string][]*event.Event
+	// ledger is the same for what was read of the logs; it is set where read is.
+	ledger *ledgerRead
+}
+
+// ledgerRead is what was read of logs that get no more entries. Who fills it is alone;
+// after that it may be read concurrently.
+type ledgerRead struct {
+	logs    []store.LogInfo
+	entries map[string][]store.SealedBatch
 }
 
 type mode int
@@ -132,7 +145,7 @@ func (s *stage) do(method string, f func() error) error {
 
 func (s *stage) SealedAfter(ctx context.Context, after map[string]uint64, most int) (out []store.SealedBatch, err error) {
 	err = s.do("SealedAfter", func() error {
-		all, err := s.Store.SealedAfter(ctx, after, most)
+		all, err := s.sealedAfter(ctx, after, most)
 		for _, b := range all {
 			if b.SealedAt <= s.clock().UnixMicro() {
 				out = append(out, b)
@@ -141,6 +154,36 @@ func (s *stage) SealedAfter(ctx context.Context, after map[string]uint64, most i
 		return err
 	})
 	return out, err
+}
+
+func (s *stage) sealedAfter(ctx context.Context, after map[string]uint64, most int) (out []store.SealedBatch, err error) {
+	if s.read == nil {
+		return s.Store.SealedAfter(ctx, after, most)
+	}
+	for _, log := range slices.Sorted(maps.Keys(after)) {
+		all, ok := s.ledger.entries[log]
+		if !ok {
+			if all, err = s.Store.SealedAfter(ctx, map[string]uint64{log: 0}, math.MaxInt32); err != nil {
+				return nil, err
+			}
+			s.ledger.entries[log] = all
+		}
+		first, _ := slices.BinarySearchFunc(all, after[log]+1, func(b store.SealedBatch, n uint64) int { return cmp.Compare(b.Batch, n) })
+		out = append(out, all[first:min(len(all), first+most)]...)
+	}
+	return out, nil
+}
+
+func (s *stage) Logs(ctx context.Context) (out []store.LogInfo, err error) {
+	if s.read == nil {
+		return s.Store.Logs(ctx)
+	}
+	if s.ledger.logs == nil {
+		if s.ledger.logs, err = s.Store.Logs(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return slices.Clone(s.ledger.logs), nil
 }
 
 func (s *stage) EventsOf(ctx context.Context, batches []store.SealedBatch) (events []*event.Event, lacking int, err error) {

@@ -21,6 +21,7 @@ type theatre struct {
 	sorted []string // the same in no order
 	runs   int64
 	read   map[string][]*event.Event
+	ledger ledgerRead
 }
 
 func newTheatre(t *testing.T, seed uint64, batches int) *theatre {
@@ -29,7 +30,7 @@ func newTheatre(t *testing.T, seed uint64, batches int) *theatre {
 	events := traffic(rand.New(rand.NewPCG(seed, 1)), batches)
 	events[3] = nil // an entry of another kind
 	seal(t, s, "log", events)
-	h := &theatre{store: s, script: scriptOf(events), read: map[string][]*event.Event{}}
+	h := &theatre{store: s, script: scriptOf(events), read: map[string][]*event.Event{}, ledger: ledgerRead{entries: map[string][]store.SealedBatch{}}}
 	a := act(t, h.stage(), Config{SaveEvery: time.Hour})
 	a.play(h.script, 0, len(h.script.sealed))
 	h.want = stored(t, s)
@@ -49,7 +50,7 @@ func newTheatre(t *testing.T, seed uint64, batches int) *theatre {
 // the same time: the store would take their findings for those of the run before.
 func (h *theatre) stage() *stage {
 	h.runs++
-	return &stage{Store: h.store, now: began - second + h.runs, read: h.read}
+	return &stage{Store: h.store, now: began - second + h.runs, read: h.read, ledger: &h.ledger}
 }
 
 func (h *theatre) empty(t *testing.T) *stage {

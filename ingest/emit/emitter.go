@@ -36,6 +36,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
@@ -67,8 +68,11 @@ type Config struct {
 	// each. Receipts must be signed with it or with a key that it handed over to.
 	// Default: what the service gives as its key at first is trusted from then on.
 	ServiceKey string
-	// Dial options of the connection to Address; default: plaintext, to this machine
-	// alone.
+	// Client is how the service at Address is reached: the emitter's key, TLS. Its own
+	// Address is not looked at. The zero value has no key, and plaintext goes to this
+	// machine alone.
+	Client client.Config
+	// Dial options of the connection, for tests; default those of Client.
 	Dial []grpc.DialOption
 	// Now is the clock; default time.Now.
 	Now func() time.Time

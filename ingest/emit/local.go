@@ -4,29 +4,16 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"net"
 	"os"
 	"os/user"
 	"path/filepath"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
 // DefaultService is where a service listens unless configured.
-const DefaultService = "127.0.0.1:4777"
-
-// Plaintext says what is wrong with speaking plaintext to an address: anything but
-// this machine. The service itself listens nowhere else without TLS.
-func Plaintext(address string) error {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return fmt.Errorf("the service's address %q is not host:port, such as %s", address, DefaultService)
-	}
-	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return fmt.Errorf("the service at %q is not on this machine, and this version speaks neither TLS nor credentials; reach it through a tunnel that ends here, such as ssh -L", address)
-	}
-	return nil
-}
+const DefaultService = client.DefaultAddress
 
 // Identify fills what this machine knows of a server on standard input and
 // output: host and process, the account that it runs as unless the event names a

@@ -10,17 +10,18 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
 // service is the transport to the service's gRPC port.
 type service struct {
 	address string
+	client  client.Config
 	now     func() time.Time
 	conn    *grpc.ClientConn
 	ingest  pb.IngestServiceClient
@@ -28,20 +29,22 @@ type service struct {
 }
 
 func dialService(cfg Config) (*service, error) {
+	reached := cfg.Client
+	reached.Address = cfg.Address
 	if strings.Contains(cfg.Address, "://") {
 		return nil, fmt.Errorf("the service's address %q is a URL; its gRPC port is host:port, such as %s, and a Kafka topic is a Transport of package ingest/emit/kafka", cfg.Address, DefaultService)
 	}
 	if cfg.Dial == nil {
-		if err := Plaintext(cfg.Address); err != nil {
+		var err error
+		if cfg.Dial, err = reached.DialOptions(); err != nil {
 			return nil, err
 		}
-		cfg.Dial = []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
 	}
 	conn, err := grpc.NewClient(cfg.Address, cfg.Dial...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %q: %w", cfg.Address, err)
 	}
-	return &service{cfg.Address, cfg.Now, conn, pb.NewIngestServiceClient(conn), pb.NewLedgerServiceClient(conn)}, nil
+	return &service{cfg.Address, reached, cfg.Now, conn, pb.NewIngestServiceClient(conn), pb.NewLedgerServiceClient(conn)}, nil
 }
 
 func (s *service) String() string { return s.address }
@@ -70,11 +73,16 @@ func (s *service) Deliver(ctx context.Context, events [][]byte, known *pb.KnownC
 				a.Wait = r.GetRetryDelay().AsDuration()
 			}
 		}
+		// An emitter that is refused may be let in later: its key is replaced, or its
+		// rights are. Its events wait for that like for a service that is away.
+		if what, refused := s.client.Refused(err); refused {
+			return a, errors.New(what)
+		}
 		return a, errors.New(status.Convert(err).Message())
 	}
 	a.Receipt = resp.GetReceipt()
 	for _, r := range a.Receipt.GetRejected() {
-		a.Refused = append(a.Refused, Refusal{r.GetEmitterSeq(), r.GetReason()})
+		a.Refused = append(a.Refused, Refusal{Seq: r.GetEmitterSeq(), Reason: r.GetReason(), Forbidden: r.GetCode() == pb.Rejection_CODE_FORBIDDEN})
 	}
 	return a, nil
 }

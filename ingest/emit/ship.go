@@ -1,8 +1,10 @@
 package emit
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"time"
@@ -157,6 +159,10 @@ func (e *Emitter) send(ctx context.Context, w *witness, events [][]byte) (delay 
 	if err != nil {
 		return min(answer.Wait, maxWait), err
 	}
+	if err := forbidden(answer.Refused, len(events)); err != nil {
+		w.check(ctx, answer.Receipt, known)
+		return 0, err
+	}
 	for i, r := range answer.Refused {
 		e.rejected.Add(1)
 		if i < saidRefusals {
@@ -171,6 +177,28 @@ func (e *Emitter) send(ctx context.Context, w *witness, events [][]byte) (delay 
 	}
 	w.check(ctx, answer.Receipt, known)
 	return 0, nil
+}
+
+// errForbidden means that a credential does not let this emitter write what it has.
+// What decides it (tenant, server, emitter id) is a setting of the emitter, so it is
+// the same for all that it sends, and somebody has to put it right. Until then the
+// spool keeps everything: were the events given up, an emitter with the wrong key would
+// lose a day's audit, and nobody would look before the day is over. When the spool is
+// full, events are lost and counted, and a server that fails closed does so.
+var errForbidden = errors.New("the emitter's credential is not for its events")
+
+func forbidden(refused []Refusal, events int) error {
+	n, reason := 0, ""
+	for _, r := range refused {
+		if r.Forbidden {
+			n++
+			reason = cmp.Or(reason, r.Reason)
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w (%d of %d): %s; they are kept until the credential's grants, or this emitter's settings, are put right", errForbidden, n, events, reason)
 }
 
 // sweep delivers what other processes of this name left behind: one that was
@@ -219,7 +247,10 @@ func (e *Emitter) adopt(ctx context.Context, dir string) bool {
 				w = e.witnessOf(dir)
 				defer w.save(true)
 			}
-			if _, err := e.send(ctx, w, records); err != nil {
+			if _, err := e.send(ctx, w, records); errors.Is(err, errForbidden) {
+				e.log.Error("audit events that another process left behind can't be delivered; they are tried again", "spool", dir, "reason", err)
+				return true // that does not change soon, and others may be let in
+			} else if err != nil {
 				return false
 			}
 			e.acked.Add(uint64(len(records)))

@@ -20,9 +20,10 @@ type Transport interface {
 	// that the sender has seen, for a service that proves what came since.
 	//
 	// Without an error every event is durable at the far end, so that the spool
-	// may forget it, or is named as refused in the answer. After an error it is
-	// not known which of them arrived: all are delivered again, however often it
-	// takes, and (emitter_id, emitter_seq) is what the far end knows them by.
+	// may forget it, or is named as refused in the answer; if any is forbidden the
+	// spool forgets none. After an error it is not known which of them arrived: all
+	// are delivered again, however often it takes, and (emitter_id, emitter_seq) is
+	// what the far end knows them by.
 	// Deliver tries once, or a few times at once; who calls it waits in between.
 	// It returns when ctx has ended.
 	Deliver(ctx context.Context, events [][]byte, known *pb.KnownCheckpoint) (Answer, error)
@@ -38,7 +39,8 @@ type Transport interface {
 
 // Answer is what came of a delivery.
 type Answer struct {
-	// Refused are the events that were not taken and never will be.
+	// Refused are the events that were not taken and never will be, or not before
+	// somebody changes what the emitter may write.
 	Refused []Refusal
 	// Receipt is what the service says to have stored, nil when there is none.
 	Receipt *pb.Receipt
@@ -47,8 +49,12 @@ type Answer struct {
 	Wait time.Duration
 }
 
-// Refusal is why an event was refused for good.
+// Refusal is why an event was refused.
 type Refusal struct {
 	Seq    uint64 // its emitter_seq, 0 when that can't be read
 	Reason string
+	// Forbidden is set when the event is good, and the emitter's credential is not for
+	// it. That is a mistake in a setting here or in a grant there, so nothing is given up
+	// for it: the delivery counts as failed, and is made again.
+	Forbidden bool
 }

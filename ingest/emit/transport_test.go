@@ -49,7 +49,8 @@ func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
 			c.Address, c.Transport, c.ServiceKey = "", &scripted{}, rpctest.Key(t, "log").Verifier()
 		},
 		"is a URL; its gRPC port is host:port": func(c *emit.Config) { c.Address, c.Dial = "kafka://127.0.0.1:9092/audit", nil },
-		"not on this machine":                  func(c *emit.Config) { c.Address, c.Dial = "192.0.2.1:4777", nil },
+		"needs a reason":                       func(c *emit.Config) { c.Address, c.Client.Plaintext = "192.0.2.1:4777", true },
+		"its key come together":                func(c *emit.Config) { c.Client.TLS.Cert = "f" },
 	} {
 		cfg := emit.Config{Address: "127.0.0.1:1", Name: "files", Spool: t.TempDir()}
 		change(&cfg)

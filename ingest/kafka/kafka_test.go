@@ -114,6 +114,12 @@ func TestWhatIsNoEventIsADeadLetterAndHoldsNothingUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	as := wire.ToProto(sent("e", 8))
+	as.Kind, as.Method, as.Principal = "admin", "mcpaudit/start", "mcpaudit:service"
+	started, err := proto.Marshal(as)
+	if err != nil {
+		t.Fatal(err)
+	}
 	poison := []struct {
 		reason string
 		client.Message
@@ -128,6 +134,8 @@ func TestWhatIsNoEventIsADeadLetterAndHoldsNothingUp(t *testing.T) {
 		{"invalid", client.Message{Value: invalid}},
 		{"invalid", client.Message{Value: []byte(`{}`)}},
 		{"too_large", client.Message{Value: make([]byte, 1<<20+1)}},
+		{"reserved", message("mcpaudit-retention-0123456789ab", 1)},
+		{"reserved", client.Message{Value: started}},
 		{"malformed", client.Message{Key: make([]byte, 1_048_000), Value: []byte("\xff")}}, // with our headers, more than a topic takes
 		{"malformed", client.Message{Value: []byte("\xff"), Headers: []client.Header{{Key: "h", Value: make([]byte, 1_048_000)}}}},
 	}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/mcpaudit/mcpaudit/ingest"
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
@@ -35,7 +36,7 @@ const EventType = "dev.mcpaudit.event.v1"
 const MaxMessage = 1 << 20
 
 // Reasons for which a message is no event that can be stored, as categories.
-var Reasons = []string{"empty", "too_large", "content_type", "malformed", "invalid", "too_many_gaps", "wrong_key"}
+var Reasons = []string{"empty", "too_large", "content_type", "malformed", "invalid", "too_many_gaps", "wrong_key", "reserved"}
 
 // defect is why a message is no event.
 type defect struct {
@@ -98,6 +99,10 @@ func decode(r *record) (*event.Event, *defect) {
 	e := new(event.Event)
 	if err := wire.FromProto(m, e); err != nil {
 		return nil, &defect{"invalid", err.Error()}
+	}
+	// Who writes to the topic is for its brokers to decide; nobody writes as the service.
+	if err := auth.Reserved(e); err != nil {
+		return nil, &defect{"reserved", err.Error()}
 	}
 	return e, nil
 }

@@ -57,6 +57,7 @@ var supplement = []ruleSource{
 	{id: "groq", keywords: []string{"gsk_"}, regex: `\bgsk_[A-Za-z0-9]{40,60}`},
 	{id: "heroku", keywords: []string{"heroku"}, regex: `(?i)heroku[\w .-]{0,30}['"]?\s{0,3}(?:=>|[:=])\s{0,3}['"]?([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})`},
 	{id: "heroku", keywords: []string{"hrku-"}, regex: `\bHRKU-[0-9A-Za-z_-]{36,60}`},
+	{id: "mcpaudit", keywords: []string{"mcpa_"}, regex: `mcpa_[a-z2-7]{16}_[a-z2-7]{52}`}, // ours; see ingest/auth
 	{id: "huggingface", keywords: []string{"hf_"}, regex: `\bhf_[A-Za-z0-9]{30,40}\b`},
 	{id: "intercom", keywords: []string{"dg9ro"}, regex: `\b(dG9rO[A-Za-z0-9+/]{40,}={0,2})`},
 	{id: "jenkins-crumb", keywords: []string{"jenkins-crumb"}, regex: `(?i)jenkins-crumb['"]?\s{0,3}[:=]\s{0,3}['"]?([0-9a-f]{32,64})`},

@@ -21,7 +21,7 @@ const (
 // sane refuses to drop anything by a clock that may be wrong, or a ledger that may
 // lack a hold. The refusal is itself recorded: a day later, that record is the entry
 // that speaks for the clock, and a store that was idle for long is dropped from.
-func (s *Server) sane(ctx context.Context, by string) error {
+func (s *Server) sane(ctx context.Context, by who) error {
 	err := s.trust(ctx)
 	if r := (*refusal)(nil); errors.As(err, &r) {
 		s.note(ctx, deed{method: "mcpaudit/retention", target: "refused", by: by, err: err})

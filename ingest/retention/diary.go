@@ -2,73 +2,48 @@ package retention
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
-	"time"
 
-	"github.com/mcpaudit/mcpaudit/ingest/event"
+	"github.com/mcpaudit/mcpaudit/ingest/diary"
 )
 
-// diary makes what retention does an event in the log that people search: the
-// entries of the ledger prove it, and few read those. It belongs to the turn.
-type diary struct {
-	emitter string
-	seq     uint64
-	waiting []*event.Event // not acknowledged yet
+// who does something: somebody who was let in, or the service by itself.
+type who struct {
+	diary.Who
+	words string // for the ledger, and for people
 }
 
-func newDiary() diary {
-	var noise [6]byte
-	rand.Read(noise[:])
-	return diary{emitter: "mcpaudit-retention-" + hex.EncodeToString(noise[:])}
-}
+// schedule is nobody: what has expired is dropped by itself.
+var schedule = who{words: "schedule"}
 
 // deed is one thing that was done, or that failed.
 type deed struct {
-	method, target, by string
-	err                error // a refusal, or why it failed
-	labels             map[string]string
+	method, target string
+	by             who
+	err            error // a refusal, or why it failed
+	labels         map[string]string
 }
 
-// note records a deed. What can't be stored now is stored with the next one: the
-// deed is done, and the ledger has it.
+// note makes what retention did an event in the log that people search: the entries of
+// the ledger prove it, and few read those. What can't be stored now is stored with the
+// next one: the deed is done, and the ledger has it.
 func (s *Server) note(ctx context.Context, d deed) {
-	var random [10]byte
-	rand.Read(random[:])
-	now := s.now()
-	s.seq++
-	e := &event.Event{
-		EventID: event.NewID(now, random), EmitterID: s.emitter, EmitterSeq: s.seq, OccurredAt: now.UnixMicro(),
-		Principal: "mcpaudit:retention", PrincipalKind: "service", OnBehalfOf: []string{d.by}, Server: "mcpaudit",
-		Kind: "admin", Method: d.method, Target: d.target, Outcome: "success",
+	e := diary.Entry{Method: d.method, Target: d.target, Labels: d.labels, Who: d.by.Who}
+	if d.by.Principal == "" {
+		e.Labels = map[string]string{"by": d.by.words}
+		for k, v := range d.labels {
+			e.Labels[k] = v
+		}
 	}
 	var r *refusal
 	switch {
 	case errors.As(d.err, &r):
-		e.Outcome, e.ErrorMessage = "denied", r.text
+		e.Outcome, e.Words = "denied", r.text
 	case d.err != nil:
-		e.Outcome, e.ErrorCode, e.ErrorMessage = "tool_error", "store", "it was begun, and the store failed; the service's log says why"
+		e.Outcome, e.Who.ErrorCode, e.Words = "tool_error", "store", "it was begun, and the store failed; the service's log says why"
 	}
-	for k, v := range d.labels {
-		e.Labels = append(e.Labels, event.Label{Key: k, Value: v})
-	}
-	e.SetDefaults()
-	e.SortLabels()
-	e.Clip()
-	s.waiting = append(s.waiting, e)
 	// Whoever asked may have gone.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	size := 0
-	var events []*event.Event
-	for _, e := range s.waiting { // copies: the pipeline makes them its own
-		c := *e
-		events, size = append(events, &c), size+e.Size()
-	}
-	if _, err := s.record.Submit(ctx, events, size); err != nil {
+	if err := s.diary.Note(context.WithoutCancel(ctx), e); err != nil {
 		s.log.Warn("retention: an event of what was done is not stored yet", "method", d.method, "target", d.target, "error", err)
-		return
 	}
-	s.waiting = nil
 }

@@ -67,7 +67,7 @@ func (s *Server) expired(ctx context.Context, holds []hold) ([]month, error) {
 var errElsewhere = refuse(codes.FailedPrecondition, "drop what has expired: of the instances that share this store, the one that reads partition 0 of the topic does that, and it is not this one; ask the others")
 
 // apply drops what has expired.
-func (s *Server) apply(ctx context.Context, by string) ([]month, error) {
+func (s *Server) apply(ctx context.Context, by who) ([]month, error) {
 	if s.cfg.Mine != nil && !s.cfg.Mine() {
 		return nil, errElsewhere
 	}
@@ -121,7 +121,7 @@ type dropping struct {
 }
 
 // drop drops a month's events, all that are sealed, but for those under a hold.
-func (s *Server) drop(ctx context.Context, m *month, holds []hold, by string) error {
+func (s *Server) drop(ctx context.Context, m *month, holds []hold, by who) error {
 	var all []*dropping
 	var err error
 	m.dropped = 0
@@ -153,7 +153,7 @@ func (s *Server) drop(ctx context.Context, m *month, holds []hold, by string) er
 		s.note(ctx, deed{method: "mcpaudit/retention", target: m.name(), by: by, err: err, labels: map[string]string{
 			"log": d.LogID, "dropped": fmt.Sprint(d.Events), "held": fmt.Sprint(d.Kept), "entry": fmt.Sprint(d.entry)}})
 		if err == nil {
-			s.log.Info("retention: dropped what has expired", "month", m.name(), "log", d.LogID, "dropped", d.Events, "held", d.Kept, "entry", d.entry, "by", by)
+			s.log.Info("retention: dropped what has expired", "month", m.name(), "log", d.LogID, "dropped", d.Events, "held", d.Kept, "entry", d.entry, "by", by.words)
 		}
 	}
 	if err != nil && len(all) == 0 {
@@ -172,7 +172,7 @@ func (s *Server) named(logID string) string {
 
 // recorded is the drop of a log's share of a month, with its entry in the ledger
 // unless it has no events.
-func (s *Server) recorded(ctx context.Context, logID string, days uint16, holds []hold, by string) (*dropping, error) {
+func (s *Server) recorded(ctx context.Context, logID string, days uint16, holds []hold, by who) (*dropping, error) {
 	d, err := s.begun(ctx, logID, days, holds)
 	if d != nil || err != nil {
 		return d, err
@@ -187,7 +187,7 @@ func (s *Server) recorded(ctx context.Context, logID string, days uint16, holds 
 	if d, err = s.prepare(ctx, logID, days, last.Entry.Batch+1, holds); err != nil || d.Events == 0 {
 		return d, err
 	}
-	d.Log, d.By = s.named(logID), by
+	d.Log, d.By = s.named(logID), by.words
 	for {
 		if d.entry, err = s.record.Record(ctx, ledger.KindDrop, ledger.Detail(d.Drop)); err != nil {
 			return nil, fmt.Errorf("record the drop of what expires in %s: %w", monthName(days), err)

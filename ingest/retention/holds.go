@@ -105,6 +105,10 @@ func (s *Server) CreateHold(ctx context.Context, req *pb.CreateHoldRequest) (*pb
 	if strings.TrimSpace(req.GetFilter()) == "" {
 		return nil, s.status(ctx, refuse(codes.InvalidArgument, "filter: is empty; to hold everything, say so: occurred_at >= \"2000-01-01T00:00:00Z\""))
 	}
+	by, err := s.admit(ctx)
+	if err != nil {
+		return nil, err
+	}
 	condition, err := s.condition(req.GetFilter())
 	if err != nil {
 		return nil, s.status(ctx, refuse(codes.InvalidArgument, "%v", err))
@@ -125,7 +129,7 @@ func (s *Server) CreateHold(ctx context.Context, req *pb.CreateHoldRequest) (*pb
 	if err := s.enter(ctx, ledger.KindHold, &h); err != nil {
 		return nil, s.status(ctx, err)
 	}
-	s.note(ctx, deed{method: "mcpaudit/hold", target: h.ID, by: h.Owner, labels: map[string]string{
+	s.note(ctx, deed{method: "mcpaudit/hold", target: h.ID, by: by, labels: map[string]string{
 		"filter": event.ClipText(h.Filter, event.MaxText), "reason": h.Reason, "owner": h.Owner, "events": fmt.Sprint(n)}})
 	return &pb.CreateHoldResponse{Hold: h.proto(), Events: n}, nil
 }
@@ -155,6 +159,10 @@ func (s *Server) ReleaseHold(ctx context.Context, req *pb.ReleaseHoldRequest) (*
 	if err := validate(req); err != nil {
 		return nil, err
 	}
+	by, err := s.admit(ctx)
+	if err != nil {
+		return nil, err
+	}
 	end, err := s.begin(ctx)
 	if err != nil {
 		return nil, s.status(ctx, err)
@@ -172,11 +180,11 @@ func (s *Server) ReleaseHold(ctx context.Context, req *pb.ReleaseHoldRequest) (*
 	if h.released != 0 {
 		return nil, s.status(ctx, refuse(codes.FailedPrecondition, "hold %s was released at %s by %s", h.ID, micros(h.released).AsTime().Format("2006-01-02 15:04:05 UTC"), h.releasedBy))
 	}
-	h.releasedBy = req.GetReleasedBy()
+	h.releasedBy = by.words
 	if err := s.enter(ctx, ledger.KindRelease, h); err != nil {
 		return nil, s.status(ctx, err)
 	}
-	s.note(ctx, deed{method: "mcpaudit/release", target: h.ID, by: h.releasedBy, labels: map[string]string{
+	s.note(ctx, deed{method: "mcpaudit/release", target: h.ID, by: by, labels: map[string]string{
 		"filter": event.ClipText(h.Filter, event.MaxText), "reason": h.Reason, "owner": h.Owner}})
 	return &pb.ReleaseHoldResponse{Hold: h.proto()}, nil
 }
@@ -184,6 +192,9 @@ func (s *Server) ReleaseHold(ctx context.Context, req *pb.ReleaseHoldRequest) (*
 // ListHolds returns all holds, oldest first.
 func (s *Server) ListHolds(ctx context.Context, req *pb.ListHoldsRequest) (*pb.ListHoldsResponse, error) {
 	if err := validate(req); err != nil {
+		return nil, err
+	}
+	if _, err := s.admit(ctx); err != nil {
 		return nil, err
 	}
 	all, err := s.holds(ctx)

@@ -15,6 +15,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/mcpaudit/mcpaudit/ingest"
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
+	"github.com/mcpaudit/mcpaudit/ingest/diary"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
@@ -103,11 +105,12 @@ type Server struct {
 	compile Compile
 	now     func() time.Time
 	log     *slog.Logger
-	turn    chan struct{} // has room for the one who is at work, and guards what follows
-	diary
+	turn    chan struct{} // has room for the one who is at work
+	diary   *diary.Diary
 }
 
-// New makes the service; it does nothing by itself until Run.
+// New makes the service; it does nothing by itself until Run. Its calls need an
+// auth.Access for every tenant, which the guard gives them.
 func New(cfg Config, s Store, r Recorder, c Compile, now func() time.Time, log *slog.Logger) *Server {
 	if cfg.First == 0 {
 		cfg.First = 5 * time.Minute
@@ -115,7 +118,7 @@ func New(cfg Config, s Store, r Recorder, c Compile, now func() time.Time, log *
 	if cfg.Every == 0 {
 		cfg.Every = 24 * time.Hour
 	}
-	return &Server{cfg: cfg, store: s, record: r, compile: c, now: now, log: log, turn: make(chan struct{}, 1), diary: newDiary()}
+	return &Server{cfg: cfg, store: s, record: r, compile: c, now: now, log: log, turn: make(chan struct{}, 1), diary: diary.New("retention", r, now)}
 }
 
 // Run drops what has expired every now and then, until ctx ends. It does nothing
@@ -130,7 +133,7 @@ func (s *Server) Run(ctx context.Context) {
 			return
 		case <-time.After(wait):
 		}
-		if _, err := s.apply(ctx, "schedule"); err != nil && ctx.Err() == nil && !errors.Is(err, errElsewhere) {
+		if _, err := s.apply(ctx, schedule); err != nil && ctx.Err() == nil && !errors.Is(err, errElsewhere) {
 			s.log.Error("retention: what has expired was not dropped; it is tried again", "in", s.cfg.Every, "error", err)
 		}
 	}
@@ -149,6 +152,9 @@ func (s *Server) begin(ctx context.Context) (end func(), err error) {
 // PlanRetention says what ApplyRetention would drop now.
 func (s *Server) PlanRetention(ctx context.Context, req *pb.PlanRetentionRequest) (*pb.PlanRetentionResponse, error) {
 	if err := validate(req); err != nil {
+		return nil, err
+	}
+	if _, err := s.admit(ctx); err != nil {
 		return nil, err
 	}
 	end, err := s.begin(ctx)
@@ -172,15 +178,35 @@ func (s *Server) ApplyRetention(ctx context.Context, req *pb.ApplyRetentionReque
 	if err := validate(req); err != nil {
 		return nil, err
 	}
-	by := req.GetRequestedBy()
-	if by == "" {
-		by = "somebody"
+	by, err := s.admit(ctx)
+	if err != nil {
+		return nil, err
 	}
 	months, err := s.apply(ctx, by)
 	if err != nil {
 		return nil, s.status(ctx, err)
 	}
 	return &pb.ApplyRetentionResponse{Expired: proto3(months)}, nil
+}
+
+// admit says who calls. Retention is about the events of all tenants: a call that is
+// not for every one of them is refused, as the guard has done before, and so is one
+// that came past the guard. The error is a status.
+func (s *Server) admit(ctx context.Context) (who, error) {
+	a, ok := auth.From(ctx)
+	if !ok {
+		s.log.Error("retention: a call came past the guard, without an access; it is refused")
+		return who{}, status.Error(codes.Internal, "the service does not know who calls; its log has more")
+	}
+	if !a.Scope.Every {
+		s.log.Error("retention: a call for some tenants came past the guard; it is refused", "identity", a.ID)
+		return who{}, status.Error(codes.PermissionDenied, "retention is about every tenant; it wants a grant for every tenant")
+	}
+	w := who{words: a.ID, Who: diary.Who{Principal: a.ID, Name: a.Name, Kind: a.Kind, AuthMethod: a.Method, Credential: a.Credential, Address: a.Address, UserAgent: a.UserAgent}}
+	if a.Name != "" && a.Name != a.ID {
+		w.words += " (" + a.Name + ")"
+	}
+	return w, nil
 }
 
 func proto3(months []month) (out []*pb.ExpiredMonth) {

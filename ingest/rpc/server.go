@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/mcpaudit/mcpaudit/ingest"
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
@@ -41,9 +42,37 @@ type Config struct {
 	// Stopping, when closed, ends streams: what was read is answered, and the
 	// emitter is told to send the rest again. A stream would hold up a shutdown.
 	Stopping <-chan struct{}
+	// Admit says who writes in a call. An error of it is the call's. It is asked for
+	// every request, also of those of a stream. nil: whoever calls may write as anybody,
+	// and as much as comes; for tests, and for what is guarded otherwise.
+	Admit func(ctx context.Context) (Admission, error)
 	// Elsewhere, when set, says where events are taken instead: nothing is taken here.
 	Elsewhere string
 }
+
+// Admission is one who writes: as whom, and how much. *auth.Writer is one.
+type Admission interface {
+	// Admit lets an event in, after it has filled in what the writer's grants say, or
+	// says why not: with an *auth.Denial, or an *event.Violation. It is called once for
+	// each event, before it is checked.
+	Admit(e *event.Event) error
+	// Own is what the writer itself calls an emitter that is stored under this id.
+	Own(stored string) string
+	// Take charges a request before it is read, and may wait for that. When it is not
+	// ok, nothing is charged, and the writer may try again after wait, which is 0 when
+	// ctx has ended.
+	Take(ctx context.Context, events, bytes int) (wait time.Duration, ok bool)
+	// Payer names whose share of the memory a request takes.
+	Payer() string
+}
+
+// anybody may write as anybody.
+type anybody struct{}
+
+func (anybody) Admit(*event.Event) error                             { return nil }
+func (anybody) Own(stored string) string                             { return stored }
+func (anybody) Take(context.Context, int, int) (time.Duration, bool) { return 0, true }
+func (anybody) Payer() string                                        { return "" }
 
 // Server implements mcpaudit.v1.IngestService.
 type Server struct {
@@ -60,6 +89,9 @@ func New(cfg Config, p *ingest.Pipeline, now func() time.Time) *Server {
 	}
 	if cfg.RetryAfter == 0 {
 		cfg.RetryAfter = 2 * time.Second
+	}
+	if cfg.Admit == nil {
+		cfg.Admit = func(context.Context) (Admission, error) { return anybody{}, nil }
 	}
 	return &Server{cfg: cfg, pipeline: p, now: now}
 }
@@ -143,6 +175,7 @@ func (s *Server) receive(ctx context.Context, stream pb.IngestService_PublishSer
 // batch is a request on its way.
 type batch struct {
 	pending  *ingest.Pending
+	who      Admission
 	seqs     []uint64 // as sent, for the rejections
 	rejected []*pb.Rejection
 	skew     *durationpb.Duration
@@ -152,7 +185,7 @@ type batch struct {
 }
 
 // start reads a request and hands its events to the pipeline. It weighs the
-// request and waits for that much memory first.
+// request, charges it, and waits for that much memory first.
 func (s *Server) start(ctx context.Context, req publish) (*batch, error) {
 	if s.cfg.Elsewhere != "" {
 		return nil, status.Error(codes.FailedPrecondition, s.cfg.Elsewhere)
@@ -164,7 +197,17 @@ func (s *Server) start(ctx context.Context, req publish) (*batch, error) {
 	if err := check(l); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	room, err := s.pipeline.Reserve(ctx, l.Memory())
+	who, err := s.cfg.Admit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if wait, ok := who.Take(ctx, l.Events, l.Bytes); !ok {
+		if ctx.Err() != nil {
+			return nil, s.status(ctx.Err())
+		}
+		return nil, auth.Exhausted("more events are sent than the quota of this credential, or of its tenant, allows; nothing is lost, send the same events again when there is room", wait)
+	}
+	room, err := s.pipeline.ReserveFor(ctx, who.Payer(), l.Memory())
 	if err != nil {
 		return nil, s.status(err)
 	}
@@ -175,7 +218,7 @@ func (s *Server) start(ctx context.Context, req publish) (*batch, error) {
 		}
 	}
 	messages := req.GetEvents()
-	b := &batch{seqs: make([]uint64, len(messages)), known: req.GetKnown()}
+	b := &batch{who: who, seqs: make([]uint64, len(messages)), known: req.GetKnown()}
 	if sentAt := req.GetSentAt(); sentAt != nil {
 		skew := s.now().Sub(sentAt.AsTime())
 		b.skew, b.clockOff = durationpb.New(skew), skew.Abs() > s.cfg.ClockTolerance
@@ -188,6 +231,10 @@ func (s *Server) start(ctx context.Context, req publish) (*batch, error) {
 			b.reject(i, pb.Rejection_CODE_INVALID, err)
 			continue
 		}
+		if err := who.Admit(&all[i]); err != nil {
+			b.reject(i, codeOf(err), err)
+			continue
+		}
 		events[i] = &all[i]
 	}
 	room.Shrink(l.After()) // the messages are garbage now
@@ -195,6 +242,18 @@ func (s *Server) start(ctx context.Context, req publish) (*batch, error) {
 		return nil, s.status(err)
 	}
 	return b, nil
+}
+
+// codeOf is the category of an event that is not let in.
+func codeOf(err error) pb.Rejection_Code {
+	var d *auth.Denial
+	switch {
+	case !errors.As(err, &d):
+		return pb.Rejection_CODE_INVALID
+	case d.Reserved:
+		return pb.Rejection_CODE_RESERVED
+	}
+	return pb.Rejection_CODE_FORBIDDEN
 }
 
 func (b *batch) reject(i int, code pb.Rejection_Code, reason error) {
@@ -226,10 +285,26 @@ func (s *Server) settle(ctx context.Context, b *batch) (*pb.Receipt, error) {
 			}
 		}
 	}
-	for _, p := range settled.Progress {
-		receipt.Progress = append(receipt.Progress, &pb.Progress{EmitterId: p.Emitter, ContiguousSeq: p.Contiguous, HighestSeq: p.Highest})
-	}
+	receipt.Progress = b.progress(settled.Progress)
 	return receipt, nil
+}
+
+// progress is that of the emitters as their writer calls them. One that writes for
+// several tenants is several emitters in the log; what is true of one of them is true
+// of it.
+func (b *batch) progress(stored []ingest.Progress) (out []*pb.Progress) {
+	at := make(map[string]*pb.Progress, len(stored))
+	for _, p := range stored {
+		id := b.who.Own(p.Emitter)
+		q := at[id]
+		if q == nil {
+			q = &pb.Progress{EmitterId: id}
+			at[id] = q
+			out = append(out, q)
+		}
+		q.ContiguousSeq, q.HighestSeq = max(q.ContiguousSeq, p.Contiguous), max(q.HighestSeq, p.Highest)
+	}
+	return out
 }
 
 // status turns a pipeline's error into what an emitter may see.

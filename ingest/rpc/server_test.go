@@ -111,6 +111,11 @@ type service struct {
 
 func serve(t *testing.T, memory int64) *service {
 	t.Helper()
+	return serveWith(t, memory, rpc.Config{})
+}
+
+func serveWith(t *testing.T, memory int64, cfg rpc.Config) *service {
+	t.Helper()
 	real := storetest.Open(t, t.TempDir())
 	s := &service{store: real, gate: &gate{Store: real}, read: &counter{}}
 	p := ingest.New(ingest.Config{Key: rpctest.Key(t, "test"), MaxAge: time.Microsecond, MaxBytes: memory}, s.gate, leaveAlone{},
@@ -119,7 +124,7 @@ func serve(t *testing.T, memory int64) *service {
 		grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
 			return h(srv, counted{ss, s.read})
 		}))
-	pb.RegisterIngestServiceServer(server, rpc.New(rpc.Config{}, p, func() time.Time { return noon }))
+	pb.RegisterIngestServiceServer(server, rpc.New(cfg, p, func() time.Time { return noon }))
 	listener := bufconn.Listen(1 << 20)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

@@ -33,6 +33,8 @@ type Config struct {
 	Roles     []string        `key:"roles" doc:"what this process does: ingest, detect, query"`
 	Store     StoreConfig     `key:"store"`
 	Listen    ListenConfig    `key:"listen"`
+	Access    AccessConfig    `key:"access"`
+	Quota     QuotaConfig     `key:"quota"`
 	Ingest    IngestConfig    `key:"ingest"`
 	Kafka     KafkaConfig     `key:"kafka"`
 	Redact    RedactConfig    `key:"redact"`
@@ -50,12 +52,6 @@ type StoreConfig struct {
 	Path        string `key:"path" doc:"data folder of the engine in process"`
 	Engine      string `key:"engine" doc:"libchdb.so or its folder; empty to look where 'mcpaudit engine install' puts it"`
 	MemoryLimit uint64 `key:"memory_limit" doc:"bytes that the engine in process may allocate"`
-}
-
-// ListenConfig says where the service is reached.
-type ListenConfig struct {
-	GRPC string `key:"grpc" doc:"address of the gRPC services (ingest, query)"`
-	HTTP string `key:"http" doc:"address of the API as HTTP/JSON (/v1/…, /openapi.json), /healthz, /readyz and /metrics: who reaches it reads the log"`
 }
 
 // IngestConfig bounds the pipeline.
@@ -128,7 +124,13 @@ func (c *Config) validateKafka() error {
 	}
 	cluster := broker.Config{Brokers: k.Brokers, TLS: broker.TLS{On: k.TLS, CA: k.TLSCA, Cert: k.TLSCert, Key: k.TLSKey, Name: k.TLSName},
 		SASL: broker.SASL{Mechanism: k.SASL, User: k.User, Password: k.Password}}
-	return c.source(cluster).Validate()
+	if err := c.source(cluster).Validate(); err != nil {
+		return err
+	}
+	if k.TLS {
+		return nil
+	}
+	return c.Access.plaintext().Brokers(k.Brokers)
 }
 
 // RedactConfig sets up the second pass of redaction, the one in the service.
@@ -178,6 +180,7 @@ func DefaultConfig(dataDir string) Config {
 		Roles:     []string{"ingest", "detect", "query"},
 		Store:     StoreConfig{Path: dataDir, MemoryLimit: 2 << 30},
 		Listen:    ListenConfig{GRPC: "127.0.0.1:4777", HTTP: "127.0.0.1:4778"},
+		Quota:     defaultQuota,
 		Ingest:    IngestConfig{BatchRows: 20000, MemoryBytes: 128 << 20, ClockTolerance: 5 * time.Minute},
 		Kafka:     KafkaConfig{Topic: "mcpaudit", Group: "mcpaudit", SessionTimeout: 30 * time.Second, RebalanceTimeout: 2 * time.Minute, FetchBytes: 256 << 10},
 		Ledger:    LedgerConfig{Log: "main", AnchorEvery: time.Minute},
@@ -203,10 +206,16 @@ func (c *Config) Validate() error {
 	if err := (store.Config{DSN: c.Store.DSN, Cluster: c.Store.Cluster, Path: c.Store.Path}).Validate(); err != nil {
 		return err
 	}
-	if err := loopbackOnly(c.Listen); err != nil {
+	if err := c.validateListen(); err != nil {
+		return err
+	}
+	if err := c.validateNotes(); err != nil {
 		return err
 	}
 	if err := c.validateKafka(); err != nil {
+		return err
+	}
+	if err := c.Quota.validate(); err != nil {
 		return err
 	}
 	if !plainName.MatchString(c.Ledger.Log) {

@@ -42,9 +42,28 @@ func TestABadFileIsRefusedWithItsPlaceAndReason(t *testing.T) {
 		{"store:\n  memory_limit: 18446744073709551615\n", `store.memory_limit: is 18446744073709551615, must lie between 268435456 and 1099511627776`},
 		{"listen:\n  grpc: 4777\n", `listen.grpc: "4777" is not host:port`},
 		{"listen:\n  http: localhost\n", `listen.http: "localhost" is not host:port`},
-		{"listen:\n  grpc: 0.0.0.0:4777\n", `listen.grpc: "0.0.0.0:4777" is not a loopback address, and this version has neither TLS nor credentials yet; put a proxy with both in front`},
-		{"listen:\n  grpc: :4777\n", `listen.grpc: ":4777" is not a loopback address, and this version has neither TLS nor credentials yet; put a proxy with both in front`},
-		{"listen:\n  http: audit.example:80\n", `listen.http: "audit.example:80" is not a loopback address, and this version has neither TLS nor credentials yet; put a proxy with both in front`},
+		{"listen:\n  grpc: 0.0.0.0:4777\n", `listen.grpc: "0.0.0.0:4777" is not a loopback address, and there is no TLS; set listen.tls_cert and listen.tls_key, or say twice that it may be plaintext: access.plaintext: [listen] and access.plaintext_reason`},
+		{"listen:\n  grpc: :4777\n", `listen.grpc: ":4777" is not a loopback address, and there is no TLS; set listen.tls_cert and listen.tls_key, or say twice that it may be plaintext: access.plaintext: [listen] and access.plaintext_reason`},
+		{"listen:\n  http: audit.example:80\n", `listen.http: "audit.example:80" is not a loopback address, and there is no TLS; set listen.tls_cert and listen.tls_key, or say twice that it may be plaintext: access.plaintext: [listen] and access.plaintext_reason`},
+		{"listen:\n  grpc: 0.0.0.0:4777\naccess:\n  plaintext_reason: a mesh\n", `access.plaintext: there is a reason and nothing that it is for; name listen or kafka, or leave the reason out`},
+		{"listen:\n  grpc: 0.0.0.0:4777\naccess:\n  plaintext: listen\n", `access.plaintext_reason: is empty; say why listen may be plaintext, such as: a service mesh encrypts it`},
+		{"listen:\n  grpc: 0.0.0.0:4777\naccess:\n  plaintext: kafka\n  plaintext_reason: a mesh\n", `listen.grpc: "0.0.0.0:4777" is not a loopback address, and there is no TLS; set listen.tls_cert and listen.tls_key, or say twice that it may be plaintext: access.plaintext: [listen] and access.plaintext_reason`},
+		{"access:\n  plaintext: [listen, everything]\n  plaintext_reason: a mesh\n", `access.plaintext: there is no "everything" to allow it for; use listen or kafka`},
+		{"access:\n  plaintext: listen\n  plaintext_reason: " + strings.Repeat("x", 301) + "\n", `access.plaintext_reason: has 301 bytes; at most 300 are logged`},
+		{"listen:\n  tls_cert: f\n", `listen.tls_key: there is a certificate in listen.tls_cert, and not its key; name both`},
+		{"listen:\n  tls_key: f\n", `listen.tls_cert: there is a key in listen.tls_key, and no certificate that it is of; name both`},
+		{"listen:\n  client_ca: f\n", `listen.client_ca: clients show certificates over TLS alone; name listen.tls_cert and listen.tls_key`},
+		{"listen:\n  grpc: 4777\n  tls_cert: f\n  tls_key: f\n", `listen.grpc: "4777" is not host:port`},
+		{"listen:\n  names: [https://audit.example]\n", `listen.names: "https://audit.example" is not a host name; write it without scheme, port or star`},
+		{"listen:\n  names: [\"*.example\"]\n", `listen.names: "*.example" is not a host name; write it without scheme, port or star`},
+		{"quota:\n  emitter_events: -1\n", `quota.emitter_events: is -1, must lie between 0 and 1000000000`},
+		{"quota:\n  emitter_bytes: 1099511627777\n", `quota.emitter_bytes: is 1099511627777, must lie between 0 and 1099511627776`},
+		{"quota:\n  tenant_events: 1000000001\n", `quota.tenant_events: is 1000000001, must lie between 0 and 1000000000`},
+		{"quota:\n  tenant_bytes: -5\n", `quota.tenant_bytes: is -5, must lie between 0 and 1099511627776`},
+		{"quota:\n  query_seconds: 1000001\n", `quota.query_seconds: is 1000001, must lie between 0 and 1000000`},
+		{"quota:\n  query_seconds: 0.5\n", `f.yaml:2: quota.query_seconds: "0.5" is not a whole number`},
+		{"kafka:\n  brokers: [\"127.0.0.1:1\", \"h:1\"]\n", `kafka.tls: is off, and the broker "h" is another machine; turn it on, or say twice that it may be plaintext: access.plaintext: [kafka] and access.plaintext_reason`},
+		{"kafka:\n  brokers: [h:1]\naccess:\n  plaintext: listen\n  plaintext_reason: a mesh\n", `kafka.tls: is off, and the broker "h" is another machine; turn it on, or say twice that it may be plaintext: access.plaintext: [kafka] and access.plaintext_reason`},
 		{"ledger:\n  log: a b\n", `ledger.log: "a b" is not a name of 1 to 64 letters, digits, dots, dashes and underscores`},
 		{"ledger:\n  log: \"\"\n", `ledger.log: "" is not a name of 1 to 64 letters, digits, dots, dashes and underscores`},
 		{"ingest:\n  batch_rows: 0\n", `ingest.batch_rows: is 0, must lie between 1 and 100000`},
@@ -83,6 +102,26 @@ func TestABadFileIsRefusedWithItsPlaceAndReason(t *testing.T) {
 	}
 }
 
+// What may face the network: TLS, or plaintext for which two settings were made.
+func TestOnlyWhatIsEncryptedOrSaidTwiceFacesTheNetwork(t *testing.T) {
+	for _, text := range []string{
+		"listen:\n  grpc: 0.0.0.0:4777\n  http: \":4778\"\n  tls_cert: f\n  tls_key: f\n  client_ca: f\n  names: [audit.example]\n",
+		"listen:\n  grpc: audit.example:4777\naccess:\n  plaintext: listen\n  plaintext_reason: a mesh\n",
+		"listen:\n  grpc: \"[::1]:4777\"\n  http: localhost:4778\n",
+		"kafka:\n  brokers: [h:1]\n  tls: true\n",
+		"kafka:\n  brokers: [\"127.0.0.1:1\", \"[::1]:2\", \"localhost:3\"]\n",
+		"kafka:\n  brokers: [h:1]\naccess:\n  plaintext: [kafka, listen]\n  plaintext_reason: a mesh\n",
+		"quota:\n  emitter_events: 0\n  emitter_bytes: 0\n  tenant_events: 0\n  tenant_bytes: 0\n  query_seconds: 0\n",
+	} {
+		cfg := DefaultConfig("/data")
+		if err := cfg.ReadYAML("f.yaml", strings.NewReader(text)); err != nil {
+			t.Errorf("%q: %v", text, err)
+		} else if err := cfg.Validate(); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 func TestAFileOfNothingIsTheDefaults(t *testing.T) {
 	for _, text := range []string{"", "# a comment\n", "---\n", "store:\n", "store: {}\ningest: ~\n"} {
 		got, want := DefaultConfig("/data"), DefaultConfig("/data")
@@ -112,7 +151,8 @@ func TestADumpReadsBackAsTheSameSettings(t *testing.T) {
 		value := map[string]string{"roles": "query", "listen.grpc": "[::1]:1", "listen.http": "localhost:2", "log.level": "debug", "log.format": "json",
 			"ledger.log": "null", "ingest.batch_age": "1.5s", "query.timeout": "2m", "ingest.clock_tolerance": "90s",
 			"store.memory_limit": "1099511627776", "query.memory_limit": "16777216", "ingest.memory_bytes": "8388608",
-			"ingest.batch_rows": "7", "retention.default": "hipaa", "retention.tenants": "a=3,b=pci", "retention.auto": "false", "ledger.anchors": "/a,kafka://h:1/t", "store.engine": "yes", "redact.key_file": "~"}[s.Name]
+			"ingest.batch_rows": "7", "retention.default": "hipaa", "retention.tenants": "a=3,b=pci", "retention.auto": "false", "ledger.anchors": "/a,kafka://h:1/t", "store.engine": "yes", "redact.key_file": "~",
+			"access.notes_to": "127.0.0.1:9", "access.notes_key_file": "k"}[s.Name]
 		if value == "" {
 			continue
 		}

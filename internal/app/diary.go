@@ -2,7 +2,12 @@ package app
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"time"
 
@@ -21,8 +26,35 @@ type lifetime struct {
 	log      *slog.Logger
 }
 
-func newLifetime(cfg *Config, d Deps) *lifetime {
-	return &lifetime{labels: map[string]string{"version": d.Version, "roles": strings.Join(cfg.Roles, ",")}, log: d.Log}
+func newLifetime(cfg *Config, d Deps) (*lifetime, error) {
+	digest, err := cfg.digest()
+	if err != nil {
+		return nil, err
+	}
+	return &lifetime{labels: map[string]string{"version": d.Version, "roles": strings.Join(cfg.Roles, ","), "config": digest}, log: d.Log}, nil
+}
+
+// digest is of the settings, without secrets, and of the files of access, rules and
+// redaction: a start with another one than the start before was a change of what the
+// service does.
+func (c *Config) digest() (string, error) {
+	h := sha256.New()
+	c.Dump(h)
+	for _, name := range append([]string{c.Access.File, c.Redact.Profile}, c.Detect.Rules...) {
+		if name == "" {
+			continue
+		}
+		f, err := os.Open(name)
+		if err != nil {
+			return "", fmt.Errorf("read what the settings name: %w", err)
+		}
+		_, err = io.Copy(h, io.LimitReader(f, 64<<20))
+		f.Close()
+		if err != nil {
+			return "", fmt.Errorf("read what the settings name: %w", err)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8]), nil
 }
 
 func (l *lifetime) writeTo(p *ingest.Pipeline, now func() time.Time) {
@@ -36,8 +68,10 @@ func (l *lifetime) started() *event.Event {
 }
 
 // begun waits until the start is sealed. It returns when ctx ends, too.
-func (l *lifetime) begun(ctx context.Context) {
-	for l.pipeline.Ready() != nil {
+func (l *lifetime) begun(ctx context.Context) { awaitReady(ctx, l.pipeline) }
+
+func awaitReady(ctx context.Context, p *ingest.Pipeline) {
+	for p.Ready() != nil {
 		select {
 		case <-ctx.Done():
 			return

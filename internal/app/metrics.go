@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
 )
 
 // metrics hear the pipeline. Labels are categories, never names or texts.
@@ -16,6 +18,7 @@ type metrics struct {
 	commit   prometheus.Histogram
 	failures prometheus.Counter
 	anchors  *prometheus.CounterVec
+	refusals *prometheus.CounterVec
 }
 
 func newMetrics(version string) *metrics {
@@ -33,12 +36,14 @@ func newMetrics(version string) *metrics {
 	}
 	m.anchors = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mcpaudit_ledger_anchors_total",
 		Help: "Checkpoints that were to be kept outside of the store, by the sort of place and what came of it."}, []string{"place", "result"})
+	m.refusals = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "mcpaudit_access_refused_total",
+		Help: "Calls that were refused for their credential, by why."}, []string{"reason"})
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "mcpaudit_build_info", Help: "Always 1; the version is a label."}, []string{"version"})
 	info.WithLabelValues(version).Set(1)
 	for _, result := range []string{"stored", "duplicate", "rejected"} {
 		m.events.WithLabelValues(result)
 	}
-	m.registry.MustRegister(m.events, m.batches, m.rows, m.commit, m.failures, m.anchors, info,
+	m.registry.MustRegister(m.events, m.batches, m.rows, m.commit, m.failures, m.anchors, m.refusals, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -54,6 +59,8 @@ func (m *metrics) Settled(stored, duplicates, rejected int) {
 	m.events.WithLabelValues("duplicate").Add(float64(duplicates))
 	m.events.WithLabelValues("rejected").Add(float64(rejected))
 }
+
+func (m *metrics) refused(r auth.Reason) { m.refusals.WithLabelValues(string(r)).Inc() }
 
 func (m *metrics) StoreFailed() { m.failures.Inc() }
 

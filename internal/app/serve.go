@@ -16,12 +16,12 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	"github.com/mcpaudit/mcpaudit/detect/share"
 	"github.com/mcpaudit/mcpaudit/ingest"
 	"github.com/mcpaudit/mcpaudit/ingest/anchor"
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
 	"github.com/mcpaudit/mcpaudit/ingest/kafka"
 	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
 	"github.com/mcpaudit/mcpaudit/ingest/profile"
@@ -30,6 +30,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/rpc"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	"github.com/mcpaudit/mcpaudit/ingest/store/embedded"
+	"github.com/mcpaudit/mcpaudit/internal/transport"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 	"github.com/mcpaudit/mcpaudit/query"
 	"github.com/mcpaudit/mcpaudit/query/export"
@@ -48,6 +49,9 @@ type Deps struct {
 	Env func(string) string
 	// Started, when set, is called once with the addresses that are listened on.
 	Started func(grpc, http net.Addr)
+	// FirstKey shows the API key that a first start on a laptop makes. It is the only
+	// time that anybody sees it; after an error the key is not made. Nil makes none.
+	FirstKey func(text string, k auth.Key) error
 }
 
 // Serve runs the service until ctx ends, then lets what is under way finish.
@@ -79,16 +83,6 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 	defer traces.stop()
 
 	m := newMetrics(d.Version)
-	server := grpc.NewServer(append(traces.options(),
-		grpc.ForceServerCodecV2(rpc.NewCodec()),
-		grpc.MaxRecvMsgSize(rpc.MaxBytes+64<<10),
-		grpc.MaxConcurrentStreams(1000),
-		grpc.WriteBufferSize(256<<10), // exports are large
-		grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(4<<20),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
-		grpc.ConnectionTimeout(20*time.Second),
-	)...)
-	healthpb.RegisterHealthServer(server, health.NewServer())
 	if slices.Contains(cfg.Roles, "ingest") {
 		unlock, err := lockFolder(cfg.LedgerFolder())
 		if err != nil {
@@ -107,11 +101,31 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 	var topic *kafka.Source
 	writing := ""
 	if slices.Contains(cfg.Roles, "ingest") {
-		own = newLifetime(&cfg, d)
+		if own, err = newLifetime(&cfg, d); err != nil {
+			return err
+		}
 		if pipeline, keeping, err = newPipeline(ctx, &cfg, signed, s, redactor, own, d, m); err != nil {
 			return err
 		}
-		publishing := rpc.Config{ClockTolerance: cfg.Ingest.ClockTolerance, Stopping: ctx.Done()}
+	}
+	var record findings.Recorder // of what people do; there is none without a log to write
+	if pipeline != nil {
+		record = pipeline
+	}
+	in, err := newAccess(ctx, &cfg, s, record, redactor, d, m)
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	outside, err := newEdge(&cfg, in.guard.Handshake, d)
+	if err != nil {
+		return err
+	}
+	in.certificates = outside.certs
+	server := newServer(append(traces.options(), outside.options()...), in.guard)
+	pb.RegisterAccessServiceServer(server, in.service)
+	if pipeline != nil {
+		publishing := rpc.Config{ClockTolerance: cfg.Ingest.ClockTolerance, Stopping: ctx.Done(), Admit: in.writer}
 		if cfg.Ingest.Shared {
 			publishing.Elsewhere = fmt.Sprintf("this store is shared by several instances, which take events from the Kafka topic %q alone; publish them there", cfg.Kafka.Topic)
 		}
@@ -128,10 +142,6 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		}
 		expiry = retention.New(dropping, s, pipeline, query.Compile, d.Now, d.Log)
 		pb.RegisterRetentionServiceServer(server, expiry)
-	}
-	var record findings.Recorder // of what people do; there is none without a log to write
-	if pipeline != nil {
-		record = pipeline
 	}
 	var detecting *share.Team
 	told := func() {} // wakes who watches findings here
@@ -160,23 +170,20 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		return fmt.Errorf("set up the HTTP API: %w", err)
 	}
 	defer api.conn.Close()
-	grpcListener, err := net.Listen("tcp", cfg.Listen.GRPC)
+	api.door = func(r *http.Request) (string, error) { return in.guard.Door(transport.Incoming(r)) }
+	grpcListener, httpListener, err := outside.listen()
 	if err != nil {
-		return fmt.Errorf("listen for gRPC: %w; another address: --listen.grpc", err)
+		return err
 	}
-	httpListener, err := net.Listen("tcp", cfg.Listen.HTTP)
-	if err != nil {
-		grpcListener.Close()
-		return fmt.Errorf("listen for HTTP: %w; another address: --listen.http", err)
-	}
-	web := &http.Server{Handler: ownHost(cfg.Listen.HTTP, pages(s, pipeline, m, api)), ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	web := outside.web(pages(s, pipeline, m, in.guard, api))
 
 	// The pipeline outlives the servers: requests that are under way when ctx
 	// ends are stored and answered.
 	pipelineCtx, stopPipeline := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopPipeline()
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { outside.run(ctx); return nil })
+	g.Go(func() error { in.run(ctx, pipeline); return nil })
 	detectCtx := ctx
 	if pipeline != nil {
 		var stopDetect context.CancelFunc
@@ -215,12 +222,7 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 			return nil
 		})
 	}
-	g.Go(func() error {
-		if err := web.Serve(httpListener); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
+	g.Go(func() error { return outside.serveWeb(web, httpListener) })
 	g.Go(func() error {
 		<-ctx.Done()
 		d.Log.Info("stopping")
@@ -239,6 +241,21 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		d.Started(grpcListener.Addr(), httpListener.Addr())
 	}
 	return g.Wait()
+}
+
+// newServer makes the gRPC server; a guard stands in front of all its methods.
+func newServer(options []grpc.ServerOption, guard *auth.Guard) *grpc.Server {
+	server := grpc.NewServer(append(options,
+		grpc.UnaryInterceptor(guard.Unary), grpc.StreamInterceptor(guard.Stream),
+		grpc.ForceServerCodecV2(rpc.NewCodec()),
+		grpc.MaxRecvMsgSize(rpc.MaxBytes+64<<10),
+		grpc.MaxConcurrentStreams(1000),
+		grpc.WriteBufferSize(256<<10), // exports are large
+		// What strangers may send before they are looked at, on each of many connections.
+		grpc.InitialWindowSize(256<<10), grpc.InitialConnWindowSize(512<<10),
+	)...)
+	healthpb.RegisterHealthServer(server, health.NewServer())
+	return server
 }
 
 // newPipeline makes the pipeline, and what keeps its checkpoints.
@@ -289,20 +306,6 @@ func stopGracefully(server *grpc.Server, patience time.Duration) {
 	}
 }
 
-// loopbackOnly refuses to speak plaintext to the network.
-func loopbackOnly(l ListenConfig) error {
-	for _, a := range []struct{ name, address string }{{"listen.grpc", l.GRPC}, {"listen.http", l.HTTP}} {
-		host, _, err := net.SplitHostPort(a.address)
-		if err != nil {
-			return fmt.Errorf("%s: %q is not host:port", a.name, a.address)
-		}
-		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			return fmt.Errorf("%s: %q is not a loopback address, and this version has neither TLS nor credentials yet; put a proxy with both in front", a.name, a.address)
-		}
-	}
-	return nil
-}
-
 // OpenStore opens the configured store, finding the engine when it is needed.
 func OpenStore(ctx context.Context, cfg Config, engineDirs []string) (*store.Store, error) {
 	c := store.Config{DSN: cfg.Store.DSN, Cluster: cfg.Store.Cluster, Path: cfg.Store.Path, MemoryLimit: cfg.Store.MemoryLimit}
@@ -334,7 +337,7 @@ func newRedactor(c RedactConfig, log *slog.Logger) (*redact.Redactor, error) {
 
 // pages are what HTTP answers: the API, its description, and what machines look
 // at.
-func pages(s *store.Store, p *ingest.Pipeline, m *metrics, api http.Handler) http.Handler {
+func pages(s *store.Store, p *ingest.Pipeline, m *metrics, guard *auth.Guard, api http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", api)
 	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
@@ -359,6 +362,6 @@ func pages(s *store.Store, p *ingest.Pipeline, m *metrics, api http.Handler) htt
 		}
 		fmt.Fprintln(w, reason)
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", guard.HTTP(auth.Observe, transport.Incoming, promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})))
 	return mux
 }

@@ -3,6 +3,7 @@ package app
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -18,13 +19,15 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
+	"github.com/mcpaudit/mcpaudit/internal/enginetest"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
@@ -39,9 +42,29 @@ func testConfig(t *testing.T, dir string) Config {
 
 // service is a running service.
 type service struct {
-	grpc *grpc.ClientConn
+	grpc *grpc.ClientConn // with all rights
+	key  string           // that has them
+	addr string           // of gRPC
 	web  string
 	stop func() error // ends it and waits
+}
+
+// firstKeys are those of the stores that tests started, by their folder.
+var firstKeys sync.Map
+
+// dial is a connection with a key, or with none.
+func (s *service) dial(t *testing.T, key string) *grpc.ClientConn {
+	t.Helper()
+	options, err := client.Config{Address: s.addr, Key: key}.DialOptions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := grpc.NewClient(s.addr, options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
 }
 
 func serve(t *testing.T, cfg Config) *service {
@@ -51,16 +74,17 @@ func serve(t *testing.T, cfg Config) *service {
 	started, ended := make(chan addresses, 1), make(chan error, 1)
 	go func() {
 		ended <- Serve(ctx, cfg, Deps{Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Version: "v1.2.3", Env: os.Getenv,
-			Started: func(g, h net.Addr) { started <- addresses{g, h} }})
+			Started:  func(g, h net.Addr) { started <- addresses{g, h} },
+			FirstKey: func(text string, _ auth.Key) error { firstKeys.Store(cfg.Store.Path, text); return nil }})
 	}()
 	s := &service{}
 	select {
 	case a := <-started:
-		conn, err := grpc.NewClient(a.grpc.String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-		if err != nil {
-			t.Fatal(err)
+		if key, ok := firstKeys.Load(cfg.Store.Path); ok {
+			s.key = key.(string)
 		}
-		s.grpc, s.web = conn, "http://"+a.http.String()
+		s.addr, s.web = a.grpc.String(), "http://"+a.http.String()
+		s.grpc = s.dial(t, s.key)
 	case err := <-ended:
 		cancel()
 		t.Fatalf("serve: %v", err)
@@ -82,7 +106,12 @@ func serve(t *testing.T, cfg Config) *service {
 // page reads one of the pages for machines.
 func (s *service) page(t *testing.T, path string) (int, string) {
 	t.Helper()
-	resp, err := http.Get(s.web + path)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.web+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+s.key)
+	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +221,7 @@ func TestThePagesForMachinesSayWhatIsTrue(t *testing.T) {
 	}
 	code, text := s.page(t, "/metrics")
 	for _, want := range []string{
-		`mcpaudit_ingest_events_total{result="stored"} 3`, `mcpaudit_ingest_events_total{result="duplicate"} 1`,
+		`mcpaudit_ingest_events_total{result="stored"} `, `mcpaudit_ingest_events_total{result="duplicate"} 1`,
 		`mcpaudit_ingest_events_total{result="rejected"} 0`, `mcpaudit_ingest_batches_total `,
 		`mcpaudit_ingest_store_failures_total 0`, `mcpaudit_build_info{version="v1.2.3"} 1`,
 		`mcpaudit_ingest_batch_events_count `, `process_resident_memory_bytes`, `go_goroutines`,
@@ -215,23 +244,63 @@ func TestThePagesForMachinesSayWhatIsTrue(t *testing.T) {
 	}
 }
 
-func TestARoleThatIsNotServedIsUnimplemented(t *testing.T) {
-	for _, c := range []struct {
-		role          string
-		ingest, query codes.Code
-	}{{"ingest", codes.OK, codes.Unimplemented}, {"query", codes.Unimplemented, codes.OK}} {
-		t.Run(c.role, func(t *testing.T) {
-			cfg := testConfig(t, t.TempDir())
-			cfg.Roles = []string{c.role}
-			s := serve(t, cfg)
-			s.awaitReady(t)
-			if _, err := publish(t.Context(), s.grpc, 1); status.Code(err) != c.ingest {
-				t.Errorf("publish: %v", err)
-			}
-			if _, err := pb.NewQueryServiceClient(s.grpc).ListEvents(t.Context(), &pb.ListEventsRequest{}); status.Code(err) != c.query {
-				t.Errorf("list: %v", err)
-			}
-		})
+// An instance without the role ingest has no log: it does nothing that another one
+// does not note.
+func TestAnInstanceWithoutALogHasAnotherNoteWhatIsAskedOfIt(t *testing.T) {
+	ingest := testConfig(t, t.TempDir())
+	ingest.Roles = []string{"ingest"}
+	log := serve(t, ingest)
+	log.awaitReady(t)
+	if _, err := publish(t.Context(), log.grpc, 1); err != nil {
+		t.Errorf("publish: %v", err)
+	}
+	if _, err := pb.NewQueryServiceClient(log.grpc).ListEvents(t.Context(), &pb.ListEventsRequest{}); status.Code(err) != codes.PermissionDenied && status.Code(err) != codes.Unimplemented {
+		t.Errorf("list: %v", err)
+	}
+
+	reads := testConfig(t, t.TempDir())
+	reads.Roles = []string{"query"}
+	reads.Store.DSN = enginetest.Start(t).DSN() // one process has one engine
+	reads.Access.NotesTo, reads.Access.NotesKeyFile = log.addr, filepath.Join(t.TempDir(), "notes.key")
+	key := func(req *pb.CreateKeyRequest) {
+		t.Helper()
+		if err := os.WriteFile(reads.Access.NotesKeyFile, []byte(log.makeKey(t, req)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, first, err := Bootstrap(t.Context(), reads, nil, auth.Grant{Role: auth.Analyst, Tenant: auth.EveryTenant}, time.Hour, time.Now, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	firstKeys.Store(reads.Store.Path, first)
+	key(&pb.CreateKeyRequest{Roles: []string{"emitter"}, Tenant: "*"}) // it may not write as the service
+	s := serve(t, reads)
+	s.awaitReady(t)
+	list := func() error {
+		_, err := pb.NewQueryServiceClient(s.grpc).ListEvents(t.Context(), &pb.ListEventsRequest{Filter: `target = "what was looked for"`})
+		return err
+	}
+	if err := list(); status.Code(err) != codes.Unavailable {
+		t.Errorf("what can't be noted is shown: %v", err)
+	}
+	key(&pb.CreateKeyRequest{Name: "notes", Roles: []string{"emitter"}, Tenant: "*", Emitters: []string{"mcpaudit-*"}})
+	for deadline := time.Now().Add(30 * time.Second); list() != nil; time.Sleep(100 * time.Millisecond) { // the key's file is read again
+		if time.Now().After(deadline) {
+			t.Fatalf("list: %v", list())
+		}
+	}
+	if _, err := publish(t.Context(), s.grpc, 1); status.Code(err) == codes.OK {
+		t.Error("an instance without the role ingest takes events")
+	}
+	if err := errors.Join(s.stop(), log.stop()); err != nil {
+		t.Fatal(err)
+	}
+	ingest.Roles = []string{"ingest", "query"}
+	log = serve(t, ingest)
+	log.awaitReady(t)
+	resp, err := pb.NewQueryServiceClient(log.grpc).ListEvents(t.Context(), &pb.ListEventsRequest{Filter: `method = "mcpaudit/list_events" AND arguments : "what was looked for"`})
+	if err != nil || len(resp.GetEvents()) < 2 { // the refused one was noted later
+		t.Errorf("the log has %v, %v", resp.GetEvents(), err)
 	}
 }
 

@@ -44,10 +44,12 @@ func TestARequestAndItsStatementAreSpansOfTheCallersTrace(t *testing.T) {
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"+listener.Addr().String())
 
 	s := serve(t, testConfig(t, t.TempDir()))
+	s.awaitReady(t)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.web+`/v1/events?filter=principal%3D"somebody"`, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	req.Header.Set("Authorization", "Bearer "+s.key)
 	req.Header.Set("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {

@@ -229,7 +229,7 @@ func exportService(s *store.Store, e Env, key *ledger.Key) (pb.ExportServiceClie
 	if err != nil {
 		return nil, nil, err
 	}
-	server := grpc.NewServer(grpc.WriteBufferSize(exportBuffer))
+	server := grpc.NewServer(append(readsAll(), grpc.WriteBufferSize(exportBuffer))...)
 	pb.RegisterExportServiceServer(server, export.New(export.Config{Version: "bench", Sign: key.SignText, TokenKey: []byte("bench"), Now: e.Now}, s, e.Log))
 	go func() { _ = server.Serve(listener) }()
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithReadBufferSize(exportBuffer))

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
@@ -30,7 +31,7 @@ func ingestRate(ctx context.Context, e Env) ([]Result, error) {
 	limit := 20000 / quantile(took, 0.5).Seconds()
 
 	fmt.Fprintln(e.Say, "measuring the service")
-	address, stop, err := service(ctx, e, "ingest", "ingest", "query")
+	at, stop, err := service(ctx, e, "ingest", "ingest", "query")
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +43,7 @@ func ingestRate(ctx context.Context, e Env) ([]Result, error) {
 	ctx2, cancel := context.WithCancel(ctx)
 	g, gctx := errgroup.WithContext(ctx2)
 	for i := range streams {
-		g.Go(func() error { return load(gctx, e, address, uint64(i+1), 0, &stored, &bytes) })
+		g.Go(func() error { return load(gctx, e, at, uint64(i+1), 0, &stored, &bytes) })
 	}
 	time.Sleep(e.Time / 5) // warm up
 	measure()
@@ -82,7 +83,7 @@ func ack(ctx context.Context, e Env) ([]Result, error) {
 		return nil, err
 	}
 	fmt.Fprintln(e.Say, "measuring the service")
-	address, stop, err := service(ctx, e, "ack", "ingest", "query")
+	at, stop, err := service(ctx, e, "ack", "ingest", "query")
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +93,7 @@ func ack(ctx context.Context, e Env) ([]Result, error) {
 	g, gctx := errgroup.WithContext(ctx)
 	for i := range senders {
 		g.Go(func() error {
-			ds, err := sendSteadily(gctx, e, address, uint64(i+1), rate/senders)
+			ds, err := sendSteadily(gctx, e, at, uint64(i+1), rate/senders)
 			mu.Lock()
 			all = append(all, ds...)
 			mu.Unlock()
@@ -115,8 +116,8 @@ func ack(ctx context.Context, e Env) ([]Result, error) {
 
 // sendSteadily sends single events at a rate, each on time whether or not the
 // one before it was answered, and returns the time to each answer.
-func sendSteadily(ctx context.Context, e Env, address string, seed uint64, rate int) ([]time.Duration, error) {
-	conn, c, err := client(address)
+func sendSteadily(ctx context.Context, e Env, at client.Config, seed uint64, rate int) ([]time.Duration, error) {
+	conn, c, err := dial(at)
 	if err != nil {
 		return nil, err
 	}

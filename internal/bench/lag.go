@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/mcpaudit/mcpaudit/detect"
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
@@ -29,7 +30,7 @@ const (
 // 20000 events a second. Four times a second an agent begins a loop. It can't be less
 // than what events are held back for, to bring them in order.
 func findingLag(ctx context.Context, e Env) ([]Result, error) {
-	address, stop, err := service(ctx, e, "lag", "ingest", "detect", "query")
+	at, stop, err := service(ctx, e, "lag", "ingest", "detect", "query")
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +39,7 @@ func findingLag(ctx context.Context, e Env) ([]Result, error) {
 	defer cancel()
 	g, gctx := errgroup.WithContext(done)
 	for i := range streams {
-		g.Go(func() error { return load(gctx, e, address, uint64(i+1), lagRate/streams, &stored, &bytes) })
+		g.Go(func() error { return load(gctx, e, at, uint64(i+1), lagRate/streams, &stored, &bytes) })
 	}
 	var lags []time.Duration
 	attacks, rate := 0, 0.0
@@ -48,7 +49,7 @@ func findingLag(ctx context.Context, e Env) ([]Result, error) {
 		stored.Store(0)
 		var err error
 		begun := time.Now()
-		lags, attacks, err = loops(gctx, e, address)
+		lags, attacks, err = loops(gctx, e, at)
 		rate = float64(stored.Load()) / time.Since(begun).Seconds()
 		return err
 	})
@@ -67,8 +68,8 @@ func findingLag(ctx context.Context, e Env) ([]Result, error) {
 }
 
 // loops begins loops until the time is over, and says how long each took to be found.
-func loops(ctx context.Context, e Env, address string) (lags []time.Duration, attacks int, err error) {
-	conn, c, err := client(address)
+func loops(ctx context.Context, e Env, at client.Config) (lags []time.Duration, attacks int, err error) {
+	conn, c, err := dial(at)
 	if err != nil {
 		return nil, 0, err
 	}

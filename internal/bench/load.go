@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
@@ -31,8 +32,8 @@ const (
 
 // load sends events on one stream until ctx ends: at a rate, in events a second, or
 // as fast as they are taken when that is 0.
-func load(ctx context.Context, e Env, address string, seed uint64, rate int, stored, bytes *atomic.Int64) error {
-	conn, c, err := client(address)
+func load(ctx context.Context, e Env, at client.Config, seed uint64, rate int, stored, bytes *atomic.Int64) error {
+	conn, c, err := dial(at)
 	if err != nil {
 		return err
 	}

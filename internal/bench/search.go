@@ -344,7 +344,7 @@ func queryService(s *store.Store, e Env) (pb.QueryServiceClient, func(), error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(readsAll()...)
 	pb.RegisterQueryServiceServer(server, query.New(query.Config{Limits: patient}, s, e.Log))
 	go func() { _ = server.Serve(listener) }()
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))

@@ -8,39 +8,47 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	"github.com/mcpaudit/mcpaudit/internal/app"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
 
-// service runs mcpaudit in this process, as 'mcpaudit serve' would, until stop.
-func service(ctx context.Context, e Env, folder string, roles ...string) (address string, stop func() error, err error) {
+// service runs mcpaudit in this process, as 'mcpaudit serve' would, until stop. It is
+// reached with the key of its first start, which may do everything.
+func service(ctx context.Context, e Env, folder string, roles ...string) (at client.Config, stop func() error, err error) {
 	cfg := app.DefaultConfig(filepath.Join(e.Dir, folder))
 	cfg.Store.Engine = e.Library
 	cfg.Roles = roles
+	cfg.Quota = app.QuotaConfig{} // what the machine can take is measured, not what one caller may
 	cfg.Listen = app.ListenConfig{GRPC: "127.0.0.1:0", HTTP: "127.0.0.1:0"}
 	ctx, cancel := context.WithCancel(ctx)
 	started, done := make(chan string, 1), make(chan error, 1)
+	key := "" // Serve's own until it has started
 	go func() {
 		done <- app.Serve(ctx, cfg, app.Deps{Now: e.Now, Log: e.Log, Version: "bench",
-			Started: func(grpc, _ net.Addr) { started <- grpc.String() }})
+			Started:  func(grpc, _ net.Addr) { started <- grpc.String() },
+			FirstKey: func(text string, _ auth.Key) error { key = text; return nil }})
 	}()
 	stop = func() error { cancel(); return <-done }
 	select {
-	case address = <-started:
+	case address := <-started:
+		return client.Config{Address: address, Key: key}, stop, nil
 	case err := <-done:
 		cancel()
-		return "", nil, err
+		return client.Config{}, nil, err
 	}
-	return address, stop, nil
 }
 
-func client(address string) (*grpc.ClientConn, pb.IngestServiceClient, error) {
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(4<<20))
+func dial(at client.Config) (*grpc.ClientConn, pb.IngestServiceClient, error) {
+	options, err := at.DialOptions()
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := grpc.NewClient(at.Address, append(options, grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(4<<20))...)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/scope/scopetest"
 )
 
 // An export of a store that was changed by hand ends with an error that names the
@@ -151,7 +152,7 @@ func TestALargeBatchIsReadInPieces(t *testing.T) {
 func TestExportsAtATimeAreLimited(t *testing.T) {
 	s := newShelf(t, func(c *Config) { c.Concurrent = 1 })
 	s.seals(t, newRand(8), 3)
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(scopetest.Every(t.Context()))
 	defer cancel()
 	held := make(chan struct{})
 	service := New(s.cfg, slowStore{s.store, held}, quiet)
@@ -162,7 +163,7 @@ func TestExportsAtATimeAreLimited(t *testing.T) {
 	}
 	<-held // the first is at work
 	_, err = collect(client, &pb.ExportEventsRequest{}, fstest.MapFS{}, nil)
-	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "1 exports run already") {
+	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "as many exports run as may") {
 		t.Error(err)
 	}
 	cancel()

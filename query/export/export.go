@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"buf.build/go/protovalidate"
@@ -26,10 +27,12 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/scope"
 )
 
 // Store is what the service needs of a store; *store.Store is it. What it reads may
@@ -49,7 +52,8 @@ type Store interface {
 type Config struct {
 	// Limits of each statement; there are many in one export.
 	Limits store.Limits
-	// Concurrent exports, at most; default 2.
+	// Concurrent exports, at most; default 2. When there is more than one place, those
+	// of one tenant's people have one of them.
 	Concurrent int
 	// PartEvents is how many events a part of a bundle has, about: it ends with a
 	// batch. An interrupted export goes on behind its last part. Default 500,000.
@@ -83,20 +87,43 @@ func (c *Config) setDefaults() {
 // Server implements mcpaudit.v1.ExportService.
 type Server struct {
 	pb.UnimplementedExportServiceServer
-	cfg    Config
-	store  Store
-	log    *slog.Logger
-	places chan struct{} // one for each export that runs
+	cfg   Config
+	store *scoped
+	log   *slog.Logger
+
+	mu      sync.Mutex
+	places  chan struct{}  // one for each export that runs
+	running map[string]int // how many of each scope
 }
 
-// New makes the service.
+// scoped is a store that gives no events but those that the call may see, and the
+// ledger, which belongs to nobody, whole.
+type scoped struct {
+	Store
+	reader *scope.Reader
+}
+
+func (s *scoped) Query(ctx context.Context, l store.Limits, sql string, args ...any) (driver.Rows, error) {
+	return s.reader.Query(ctx, l, sql, args...)
+}
+
+func (s *scoped) Rows(ctx context.Context, l store.Limits, where string, args []any, f func(batch uint64, leaf uint32, row []byte) error) error {
+	l, err := s.reader.Limits(ctx, l)
+	if err != nil {
+		return err
+	}
+	return s.Store.Rows(ctx, l, where, args, f)
+}
+
+// New makes the service. Its calls need an auth.Access, which the guard gives them: an
+// export has the events of its tenants.
 func New(cfg Config, s Store, log *slog.Logger) *Server {
 	cfg.setDefaults()
 	if len(cfg.TokenKey) == 0 { // tokens of this run alone
 		cfg.TokenKey = make([]byte, sha256.Size)
 		rand.Read(cfg.TokenKey)
 	}
-	return &Server{cfg: cfg, store: s, log: log, places: make(chan struct{}, cfg.Concurrent)}
+	return &Server{cfg: cfg, store: &scoped{s, scope.Of(s, log)}, log: log, places: make(chan struct{}, cfg.Concurrent), running: map[string]int{}}
 }
 
 // ExportEvents streams the files of an export.
@@ -104,21 +131,52 @@ func (s *Server) ExportEvents(req *pb.ExportEventsRequest, stream grpc.ServerStr
 	if err := validate(req); err != nil {
 		return err
 	}
-	select {
-	case s.places <- struct{}{}:
-		defer func() { <-s.places }()
-	default:
-		return status.Errorf(codes.ResourceExhausted, "%d exports run already, which is as many as may; try again when one has ended", cap(s.places))
-	}
 	ctx := stream.Context()
-	if err := s.export(ctx, req, stream.Send); err != nil {
+	who, err := s.store.reader.Access(ctx)
+	if err != nil {
+		return err
+	}
+	if !who.Content.AtLeast(auth.ContentRedacted) {
+		// What proves an event is of all of it: nothing can be left out.
+		return status.Errorf(codes.PermissionDenied, "an export has events whole, with what calls were about, which the content level %s does not show; ask for a grant of the role exporter with the content level %s",
+			who.Content, auth.ContentRedacted)
+	}
+	leave, err := s.place(who.Scope)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := s.export(ctx, who, req, stream.Send); err != nil {
 		return s.status(ctx, err)
 	}
 	return nil
 }
 
-func (s *Server) export(ctx context.Context, req *pb.ExportEventsRequest, send func(*pb.ExportEventsResponse) error) error {
-	st, err := s.begin(ctx, req)
+// place takes one for an export; leave gives it back. The error is a status.
+func (s *Server) place(tenants auth.Scope) (leave func(), err error) {
+	name := tenants.String()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !tenants.Every && cap(s.places) > 1 && s.running[name] > 0:
+		return nil, status.Error(codes.ResourceExhausted, "an export of your tenant runs already; try again when it has ended")
+	case len(s.places) == cap(s.places):
+		return nil, status.Error(codes.ResourceExhausted, "as many exports run as may; try again when one has ended")
+	}
+	s.places <- struct{}{}
+	s.running[name]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		<-s.places
+		if s.running[name]--; s.running[name] == 0 {
+			delete(s.running, name)
+		}
+	}, nil
+}
+
+func (s *Server) export(ctx context.Context, who *auth.Access, req *pb.ExportEventsRequest, send func(*pb.ExportEventsResponse) error) error {
+	st, err := s.begin(ctx, who, req)
 	if err != nil {
 		return err
 	}
@@ -164,7 +222,7 @@ func (s *Server) export(ctx context.Context, req *pb.ExportEventsRequest, send f
 }
 
 // begin makes the state of a new export, or reads that of one that broke.
-func (s *Server) begin(ctx context.Context, req *pb.ExportEventsRequest) (*state, error) {
+func (s *Server) begin(ctx context.Context, who *auth.Access, req *pb.ExportEventsRequest) (*state, error) {
 	if t := req.GetResumeToken(); len(t) > 0 {
 		st, err := openToken(t, s.cfg.TokenKey)
 		switch {
@@ -173,9 +231,12 @@ func (s *Server) begin(ctx context.Context, req *pb.ExportEventsRequest) (*state
 		case err != nil:
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
+		if st.Owner != who.ID || !sameTenants(st.Tenants, scope.Tenants(who)) {
+			return nil, status.Error(codes.FailedPrecondition, errNotOwn.Error())
+		}
 		return st, nil
 	}
-	st := &state{Filter: req.GetFilter(), Bundle: req.GetBundle(), By: req.GetRequestedBy(), Reason: req.GetReason(),
+	st := &state{Filter: req.GetFilter(), Bundle: req.GetBundle(), By: scope.By(who), Owner: who.ID, Tenants: scope.Tenants(who), Reason: req.GetReason(),
 		MadeAt: s.cfg.Now().UTC().Format(time.RFC3339), Next: 1}
 	if strings.TrimSpace(st.Filter) == "" {
 		st.Filter = ""
@@ -278,8 +339,8 @@ func (s *Server) finish(ctx context.Context, w *writer) error {
 // evidence writes the logs and the manifest.
 func (s *Server) evidence(ctx context.Context, w *writer) error {
 	m := &Manifest{Schema: event.Schema, Service: "mcpaudit " + s.cfg.Version, MadeAt: w.state.MadeAt, By: w.state.By, Reason: w.state.Reason,
-		Filter: w.state.Filter, Formats: w.state.Formats, Completeness: filtered, Events: w.state.Events, Entries: w.state.Entries, Logs: []ManifestLog{}}
-	if w.state.Filter == "" {
+		Filter: w.state.Filter, Tenants: w.state.Tenants, Formats: w.state.Formats, Completeness: filtered, Events: w.state.Events, Entries: w.state.Entries, Logs: []ManifestLog{}}
+	if w.state.whole() {
 		m.Completeness = everything
 	}
 	infos, err := s.store.Logs(ctx)

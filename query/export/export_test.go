@@ -25,6 +25,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/scope/scopetest"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -77,7 +78,7 @@ func newShelf(t testing.TB, change func(*Config)) *shelf {
 func serve(t testing.TB, service pb.ExportServiceServer) pb.ExportServiceClient {
 	t.Helper()
 	listener := bufconn.Listen(1 << 20)
-	server := grpc.NewServer()
+	server := grpc.NewServer(scopetest.Server()...)
 	pb.RegisterExportServiceServer(server, service)
 	go func() { _ = server.Serve(listener) }()
 	conn, err := grpc.NewClient("passthrough:bufconn", grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -117,7 +118,7 @@ var errCutOff = errors.New("cut off by the test")
 
 // collect adds what an export sends to files until it is finished or more says no.
 func collect(c pb.ExportServiceClient, req *pb.ExportEventsRequest, files fstest.MapFS, more func(*pb.ExportEventsResponse) bool) (fstest.MapFS, error) {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(scopetest.Every(context.Background()))
 	defer cancel()
 	stream, err := c.ExportEvents(ctx, req)
 	if err != nil {
@@ -192,7 +193,7 @@ func TestABundleHasEverySealedEventAndVerifies(t *testing.T) {
 		if err != nil {
 			t.Fatalf("filter %q: %v", filter, err)
 		}
-		if report.OwnKeys || report.SignedBy != "main" || report.Manifest.By != "ann" || len(report.Proven) == 0 {
+		if report.OwnKeys || report.SignedBy != "main" || report.Manifest.By != scopetest.Who || len(report.Proven) == 0 {
 			t.Errorf("%+v", report)
 		}
 		t.Log(filter, strings.Join(report.Proven, "; "))

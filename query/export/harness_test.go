@@ -13,6 +13,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
+	"github.com/mcpaudit/mcpaudit/query/scope/scopetest"
 )
 
 // sealer seals batches of one log as the service does.
@@ -32,7 +33,7 @@ func newSealer(t testing.TB, s *store.Store, logID string) *sealer {
 		t.Fatal(err)
 	}
 	l := &sealer{store: s, key: key, tree: ledger.NewTree(), at: 1795000000_000000}
-	if err := s.StartLog(context.Background(), store.LogInfo{ID: logID, VerifierKey: key.Verifier(), StartedAt: time.UnixMicro(l.at)}); err != nil {
+	if err := s.StartLog(scopetest.Every(context.Background()), store.LogInfo{ID: logID, VerifierKey: key.Verifier(), StartedAt: time.UnixMicro(l.at)}); err != nil {
 		t.Fatal(err)
 	}
 	return l
@@ -48,7 +49,7 @@ func (l *sealer) put(t testing.TB, batch uint64, events []*event.Event) {
 			e.ReceivedAt = e.OccurredAt
 		}
 	}
-	if err := l.store.Append(context.Background(), store.Batch{Events: events, Token: fmt.Sprint(l.key.LogID(), batch)}); err != nil {
+	if err := l.store.Append(scopetest.Every(context.Background()), store.Batch{Events: events, Token: fmt.Sprint(l.key.LogID(), batch)}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -79,7 +80,7 @@ func (l *sealer) entry(t testing.TB, e *ledger.Entry) *ledger.Entry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.store.Seal(context.Background(), []store.Sealed{{Entry: e, Nodes: nodes, Checkpoint: signed}}); err != nil {
+	if err := l.store.Seal(scopetest.Every(context.Background()), []store.Sealed{{Entry: e, Nodes: nodes, Checkpoint: signed}}); err != nil {
 		t.Fatal(err)
 	}
 	return e

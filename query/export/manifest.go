@@ -38,7 +38,10 @@ type Manifest struct {
 	By     string `json:"by"`
 	Reason string `json:"reason"`
 	// Filter is empty when everything was asked for.
-	Filter  string   `json:"filter"`
+	Filter string `json:"filter"`
+	// Tenants, when who asked may see these alone: the bundle has events of no other,
+	// whatever the filter says.
+	Tenants []string `json:"tenants,omitempty"`
 	Formats []string `json:"formats"`
 	// Completeness is everything or filtered.
 	Completeness string `json:"completeness"`
@@ -73,6 +76,22 @@ const (
 	filtered   = "filtered"
 )
 
+// asked says in words what a bundle that has not everything has.
+func (m *Manifest) asked() string {
+	what := "the filter " + m.Filter
+	if m.Filter == "" {
+		what = "no filter"
+	}
+	if len(m.Tenants) > 0 {
+		names := make([]string, len(m.Tenants))
+		for i, name := range m.Tenants {
+			names[i] = strconv.Quote(name)
+		}
+		what += " and the tenants " + strings.Join(names, ", ") + ", all that who asked may see,"
+	}
+	return what
+}
+
 // text is what is signed. One manifest has one text.
 func (m *Manifest) text() (string, error) {
 	var b bytes.Buffer
@@ -100,6 +119,9 @@ func parseManifest(text string) (*Manifest, error) {
 	}
 	if m.Completeness != everything && m.Completeness != filtered {
 		return nil, fmt.Errorf("read %s: there is no completeness %q", manifestFile, event.ClipText(m.Completeness, 40))
+	}
+	if m.Completeness == everything && (m.Filter != "" || len(m.Tenants) > 0) {
+		return nil, fmt.Errorf("read %s: it says that the bundle has everything, and that it has not", manifestFile)
 	}
 	seen := map[string]bool{manifestFile: true}
 	for _, f := range m.Files {

@@ -48,7 +48,7 @@ type span struct {
 // while a span is given out: a reader that is slow holds nothing of the store.
 type reader struct {
 	cfg   *Config
-	store Store
+	store *scoped
 	state state // a copy, moved on by the reader
 	cond  string
 	args  []any
@@ -72,7 +72,7 @@ const (
 	foundPage  = 20_000 // batches with matching events that are remembered
 )
 
-func (r *reader) whole() bool { return strings.TrimSpace(r.state.Filter) == "" }
+func (r *reader) whole() bool { return r.state.whole() }
 
 // run reads all spans and hands each to give, which may block.
 func (r *reader) run(ctx context.Context, give func(*span) error) error {
@@ -397,26 +397,15 @@ func (r *reader) prepare(ctx context.Context, log *logState, units []*unit) erro
 }
 
 func (r *reader) readLeaves(ctx context.Context, log *logState, partial []uint64, units map[uint64]*unit) error {
-	batches := store.Named("export_batches", partial)
-	q, err := r.store.Query(ctx, r.cfg.Limits, "SELECT batch, "+store.LeafSQL+" FROM events WHERE log_id = {export_log:String}"+
-		" AND batch IN ({export_batches:Array(UInt64)}) ORDER BY batch, leaf", store.Named("export_log", log.ID), batches)
-	if err != nil {
-		return err
-	}
-	defer q.Close()
-	for q.Next() {
-		var batch uint64
-		var hash string
-		if err := q.Scan(&batch, &hash); err != nil {
-			return err
-		}
+	err := r.store.reader.Leaves(ctx, r.cfg.Limits, log.ID, partial, func(batch uint64, _ uint32, hash ledger.Hash) error {
 		u := units[batch]
-		if len(hash) != len(ledger.Hash{}) || len(u.leaves) == int(u.entry.Events) {
+		if len(u.leaves) == int(u.entry.Events) {
 			return damaged(log, fmt.Sprintf("batch %d has more events than were sealed", batch))
 		}
-		u.leaves = append(u.leaves, ledger.Hash([]byte(hash)))
-	}
-	if err := q.Err(); err != nil {
+		u.leaves = append(u.leaves, hash)
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	return r.readKept(ctx, log, partial, units)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // state is where an export is between two parts: what a resume token holds.
@@ -14,7 +15,12 @@ type state struct {
 	Filter  string   `json:"filter,omitempty"`
 	Formats []string `json:"formats"`
 	Bundle  bool     `json:"bundle,omitempty"`
-	By      string   `json:"by,omitempty"`
+	// By is who asked, for people; Owner is the id by which the export goes on for nobody
+	// else.
+	By    string `json:"by,omitempty"`
+	Owner string `json:"owner"`
+	// Tenants of which the events are exported; nil for every tenant.
+	Tenants []string `json:"tenants"`
 	Reason  string   `json:"reason,omitempty"`
 	MadeAt  string   `json:"made_at"`
 
@@ -42,11 +48,18 @@ type logState struct {
 // what it has is listed at its end.
 func (s *state) inParts() bool { return s.Bundle || s.Formats[0] != "parquet" }
 
+// whole says that every event of every log is exported.
+func (s *state) whole() bool { return strings.TrimSpace(s.Filter) == "" && s.Tenants == nil }
+
+// sameTenants says whether two sets of tenants are the same; nil is every tenant.
+func sameTenants(a, b []string) bool { return (a == nil) == (b == nil) && slices.Equal(a, b) }
+
 // maxToken is what a request takes, in bytes.
 const maxToken = 1 << 20
 
 var (
 	errToken      = errors.New("resume_token: not one that a service gave")
+	errNotOwn     = errors.New("resume_token: it was given to somebody else, or the tenants that you may export are others now; start the export again")
 	errOtherToken = errors.New("resume_token: it was given by another service, or before the log's key was replaced; start the export again")
 )
 

@@ -337,7 +337,7 @@ func (v *verifier) words() []string {
 		}
 		return out
 	}
-	out = append(out, fmt.Sprintf("%s matched the filter %s when the service looked, at %s", counted(m.Events), m.Filter, m.MadeAt))
+	out = append(out, fmt.Sprintf("%s matched %s when the service looked, at %s", counted(m.Events), m.asked(), m.MadeAt))
 	for _, about := range m.Logs {
 		out = append(out, fmt.Sprintf("log %q has %d of them, unchanged and in place, among its first %d batches", about.LogID, about.Events, about.Size))
 	}

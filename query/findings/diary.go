@@ -12,35 +12,36 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
 // diary makes what people do an event in the log. It belongs to a turn.
 type diary struct {
-	record    Recorder
-	emitter   string
-	principal string
-	seq       uint64
-	now       func() time.Time
-	log       *slog.Logger
+	record  Recorder
+	emitter string
+	seq     uint64
+	now     func() time.Time
+	log     *slog.Logger
 	// waiting are events of which it is not known whether they are stored. They are
 	// sent again, as they are, before others: the emitter's sequence has no hole then,
 	// which would be a finding.
 	waiting []*event.Event
 }
 
-func newDiary(name, principal string, r Recorder, now func() time.Time, log *slog.Logger) *diary {
+func newDiary(name string, r Recorder, now func() time.Time, log *slog.Logger) *diary {
 	var noise [6]byte
 	rand.Read(noise[:])
-	return &diary{record: r, emitter: name + "-" + hex.EncodeToString(noise[:]), principal: principal, now: now, log: log}
+	return &diary{record: r, emitter: name + "-" + hex.EncodeToString(noise[:]), now: now, log: log}
 }
 
 // deed is one thing that somebody does.
 type deed struct {
-	method, target, tenant, by string
-	labels                     map[string]string // those that are empty are left out
-	note                       string            // what they say about it; it is the event's arguments, which have room
-	failure                    string            // why it failed; empty when it did not
+	method, target, tenant string
+	who                    *auth.Access      // whom the guard let in; what a request says of it counts for nothing
+	labels                 map[string]string // those that are empty are left out
+	note                   string            // what they say about it; it is the event's arguments, which have room
+	failure                string            // why it failed; empty when it did not
 }
 
 // entry is the event of a deed at a time. Its id is also that of the step.
@@ -50,8 +51,9 @@ func (d *diary) entry(w deed, at time.Time) *event.Event {
 	d.seq++
 	e := &event.Event{
 		EventID: event.NewID(at, random), EmitterID: d.emitter, EmitterSeq: d.seq, OccurredAt: at.UnixMicro(), Tenant: w.tenant,
-		Principal: d.principal, PrincipalKind: "service", OnBehalfOf: []string{w.by}, Server: "mcpaudit",
-		Kind: "admin", Method: w.method, Target: w.target, Outcome: "success",
+		Principal: w.who.ID, PrincipalName: w.who.Name, PrincipalKind: w.who.Kind, AuthMethod: w.who.Method, CredentialID: w.who.Credential,
+		ClientIP: w.who.Address, UserAgent: w.who.UserAgent,
+		Server: "mcpaudit", Kind: "admin", Method: w.method, Target: w.target, Outcome: "success",
 	}
 	if w.failure != "" {
 		e.Outcome, e.ErrorMessage = "tool_error", w.failure

@@ -29,6 +29,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 	"github.com/mcpaudit/mcpaudit/query"
+	"github.com/mcpaudit/mcpaudit/query/scope"
 )
 
 // Config of the service.
@@ -57,20 +58,22 @@ type Recorder interface {
 // Server implements mcpaudit.v1.FindingService.
 type Server struct {
 	pb.UnimplementedFindingServiceServer
-	cfg   Config
-	store Store
-	diary *diary // nil when this process writes no log
-	now   func() time.Time
-	log   *slog.Logger
-	turn  turn // of those who change something
-	bell  bell // for those who watch
+	cfg     Config
+	store   *scope.Reader // what it reads is cut to what the call may see
+	actions Store         // takes steps
+	diary   *diary        // nil when this process writes no log
+	now     func() time.Time
+	log     *slog.Logger
+	turn    turn // of those who change something
+	bell    bell // for those who watch
 }
 
-// New makes the service. Without a recorder it only reads.
+// New makes the service. Without a recorder it only reads. Its calls need an
+// auth.Access, which the guard gives them.
 func New(cfg Config, s Store, r Recorder, now func() time.Time, log *slog.Logger) *Server {
-	f := &Server{cfg: cfg, store: s, now: now, log: log, turn: newTurn()}
+	f := &Server{cfg: cfg, store: scope.Of(s, log), actions: s, now: now, log: log, turn: newTurn()}
 	if r != nil {
-		f.diary = newDiary("mcpaudit-findings", "mcpaudit:findings", r, now, log)
+		f.diary = newDiary("mcpaudit-findings", r, now, log)
 	}
 	return f
 }

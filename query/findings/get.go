@@ -16,6 +16,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 	"github.com/mcpaudit/mcpaudit/query"
+	"github.com/mcpaudit/mcpaudit/query/scope"
 )
 
 // Bounds of one finding's history.
@@ -26,7 +27,7 @@ const (
 )
 
 // GetFinding returns a finding, the newest of its versions, what people did, and the
-// events that it names and the store still has.
+// events that it names and the store still has. A finding of another tenant is none.
 func (s *Server) GetFinding(ctx context.Context, req *pb.GetFindingRequest) (*pb.GetFindingResponse, error) {
 	if err := query.Validate(req); err != nil {
 		return nil, err
@@ -123,8 +124,12 @@ func (s *Server) evidence(ctx context.Context, f *pb.Finding) ([]*pb.Event, erro
 	}
 	slices.SortFunc(found, func(a, b *event.Event) int { return int(a.OccurredAt - b.OccurredAt) })
 	var out []*pb.Event
+	who, err := s.store.Access(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, e := range found {
-		out = append(out, wire.ToProto(e))
+		out = append(out, scope.StripEvent(who.Content, wire.ToProto(e)))
 	}
 	return out, nil
 }

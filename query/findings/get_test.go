@@ -1,7 +1,6 @@
 package findings
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -44,7 +43,7 @@ func TestAFindingIsShownWithItsEventsAndVersions(t *testing.T) {
 	for i, e := range stored {
 		e.LogID, e.Batch, e.Leaf, e.ExpiresMonth = "log", 1, uint32(i), 20819
 	}
-	if err := d.store.Append(context.Background(), store.Batch{Events: stored, Token: "1"}); err != nil {
+	if err := d.store.Append(everyone, store.Batch{Events: stored, Token: "1"}); err != nil {
 		t.Fatal(err)
 	}
 	name := func(f *store.Finding) {
@@ -70,7 +69,7 @@ func TestAFindingIsShownWithItsEventsAndVersions(t *testing.T) {
 		t.Errorf("%d versions, %d to %d", len(v), v[0].GetVersion(), v[len(v)-1].GetVersion())
 	}
 	for id, want := range map[string]codes.Code{findingID(2): codes.NotFound, "": codes.InvalidArgument, findingID(1)[:8]: codes.InvalidArgument} {
-		_, err := d.GetFinding(context.Background(), &pb.GetFindingRequest{FindingId: id})
+		_, err := d.GetFinding(everyone, &pb.GetFindingRequest{FindingId: id})
 		refused(t, err, want, "")
 	}
 }

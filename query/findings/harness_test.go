@@ -15,11 +15,21 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/mcpaudit/mcpaudit/ingest"
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/scope/scopetest"
 )
+
+// everyone is a call that sees all tenants.
+var everyone = scopetest.Every(context.Background())
+
+// as is such a call of somebody.
+func as(who string) context.Context {
+	return scopetest.With(context.Background(), who, auth.ContentLookup, auth.EveryTenant)
+}
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
@@ -103,7 +113,7 @@ func (b *book) lines() string {
 		if e.EmitterSeq != uint64(i+1) {
 			out = append(out, fmt.Sprintf("event %d has number %d", i, e.EmitterSeq))
 		}
-		out = append(out, fmt.Sprintf("%s %s by %s: %s", e.Method, e.Target[:min(8, len(e.Target))], strings.Join(e.OnBehalfOf, ","), e.Outcome))
+		out = append(out, fmt.Sprintf("%s %s by %s: %s", e.Method, e.Target[:min(8, len(e.Target))], e.Principal, e.Outcome))
 	}
 	return strings.Join(out, "\n")
 }
@@ -120,7 +130,7 @@ func (d *desk) tell(t testing.TB, rows ...store.Finding) {
 		d.seq++
 		rows[i].Seq = d.seq
 	}
-	if err := d.store.AppendFindings(context.Background(), rows); err != nil {
+	if err := d.store.AppendFindings(everyone, rows); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -139,7 +149,7 @@ func found(n int, change ...func(*store.Finding)) store.Finding {
 
 func (d *desk) list(t testing.TB, req *pb.ListFindingsRequest) *pb.ListFindingsResponse {
 	t.Helper()
-	resp, err := d.ListFindings(context.Background(), req)
+	resp, err := d.ListFindings(everyone, req)
 	if err != nil {
 		t.Fatalf("list %v: %v", req, err)
 	}
@@ -169,7 +179,9 @@ func (d *desk) triage(t testing.TB, req *pb.TriageFindingRequest) *pb.TriageFind
 	if req.By == "" {
 		req.By = "ada"
 	}
-	resp, err := d.TriageFinding(context.Background(), req)
+	who := as(req.By)
+	req.By = "somebody else" // what a request says of who asks is not believed
+	resp, err := d.TriageFinding(who, req)
 	if err != nil {
 		t.Fatalf("triage %v: %v", req, err)
 	}

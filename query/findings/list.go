@@ -14,9 +14,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 	"github.com/mcpaudit/mcpaudit/query"
+	"github.com/mcpaudit/mcpaudit/query/scope"
 )
 
 const defaultPage = 100
@@ -30,15 +32,20 @@ func (s *Server) ListFindings(ctx context.Context, req *pb.ListFindingsRequest) 
 	if err := query.Validate(req); err != nil {
 		return nil, err
 	}
-	filter, args, err := Compile(req.GetFilter())
+	who, err := s.store.Access(ctx)
 	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
+		return nil, err
 	}
+	filter, args, err := compile(req.GetFilter(), who)
+	if err != nil {
+		return nil, err
+	}
+	search := searchHash(req, who)
 	// The versions of a finding have one start: where the page begins bounds what is
 	// read of the table, too.
 	before, after := "1", "1"
 	if t := req.GetPageToken(); t != "" {
-		p, err := readToken(t, req)
+		p, err := readToken(t, search)
 		if err != nil {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
@@ -63,7 +70,7 @@ func (s *Server) ListFindings(ctx context.Context, req *pb.ListFindingsRequest) 
 	resp := &pb.ListFindingsResponse{Findings: findings}
 	if more || read < len(list) {
 		last := list[read-1]
-		resp.NextPageToken = token(place{started: last.started.UnixMicro(), finding: last.finding}, req)
+		resp.NextPageToken = token(place{started: last.started.UnixMicro(), finding: last.finding}, search)
 	}
 	return resp, nil
 }
@@ -76,20 +83,20 @@ type place struct {
 
 // A page token is a place, a hash of the search that it belongs to, and a checksum
 // of both. It carries nothing secret: a forged one finds what a filter on time would.
-func token(p place, req *pb.ListFindingsRequest) string {
+func token(p place, search uint64) string {
 	b := binary.BigEndian.AppendUint64(nil, uint64(p.started))
 	b = append(b, p.finding[:]...)
-	b = binary.BigEndian.AppendUint64(b, searchHash(req))
+	b = binary.BigEndian.AppendUint64(b, search)
 	return base64.RawURLEncoding.EncodeToString(binary.BigEndian.AppendUint64(b, hash(string(b))))
 }
 
-func readToken(text string, req *pb.ListFindingsRequest) (p place, err error) {
+func readToken(text string, search uint64) (p place, err error) {
 	const size = 8 + 16 + 8
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if err != nil || len(b) != size+8 || binary.BigEndian.Uint64(b[size:]) != hash(string(b[:size])) {
 		return p, errors.New("page_token: not one that this service gave")
 	}
-	if binary.BigEndian.Uint64(b[24:]) != searchHash(req) {
+	if binary.BigEndian.Uint64(b[24:]) != search {
 		return p, errors.New("page_token: belongs to another search; repeat the filter of the first page, or start again without a token")
 	}
 	p.started = int64(binary.BigEndian.Uint64(b))
@@ -100,11 +107,13 @@ func readToken(text string, req *pb.ListFindingsRequest) (p place, err error) {
 	return p, nil
 }
 
-func searchHash(req *pb.ListFindingsRequest) uint64 {
+// searchHash is of what is searched, and for whom.
+func searchHash(req *pb.ListFindingsRequest, who *auth.Access) uint64 {
+	search := "\x00" + req.GetFilter() + scope.Mark(who)
 	if req.GetShowSuppressed() {
-		return hash("all\x00" + req.GetFilter())
+		search = "all" + search
 	}
-	return hash("\x00" + req.GetFilter())
+	return hash(search)
 }
 
 func hash(text string) uint64 {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/scope"
 )
 
 // standing is one version of a finding, by its teller's number, and what people made
@@ -71,6 +72,10 @@ func (s *Server) versions(ctx context.Context, list []standing) (out []*pb.Findi
 	for i, x := range list {
 		seqs[i], ids[i] = x.seq, x.finding.String()
 	}
+	who, err := s.store.Access(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
 	type key struct {
 		teller string
 		seq    uint64
@@ -84,7 +89,7 @@ func (s *Server) versions(ctx context.Context, list []standing) (out []*pb.Findi
 			return err
 		}
 		k := key{f.Teller, f.Seq, f.ID}
-		found[k], sizes[k] = message(f), sizeOf(f)
+		found[k], sizes[k] = scope.StripFinding(who.Content, message(f)), sizeOf(f)
 		return nil
 	}, "SELECT "+store.FindingColumns+` FROM findings
 		WHERE seq IN ({seqs:Array(UInt64)}) AND finding_id IN (SELECT toUUID(arrayJoin({ids:Array(String)})))`,

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -15,6 +15,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 	"github.com/mcpaudit/mcpaudit/query"
+	"github.com/mcpaudit/mcpaudit/query/scope"
 )
 
 // Ruler has the rules of the detectors that run.
@@ -48,20 +49,29 @@ type RuleServer struct {
 func NewRules(rules Ruler, r Recorder, now func() time.Time, log *slog.Logger) *RuleServer {
 	s := &RuleServer{ruler: rules, log: log, turn: newTurn()}
 	if r != nil {
-		s.diary = newDiary("mcpaudit-rules", "mcpaudit:rules", r, now, log)
+		s.diary = newDiary("mcpaudit-rules", r, now, log)
 	}
 	return s
 }
 
-// ListRules returns the rules in force, by name.
-func (s *RuleServer) ListRules(_ context.Context, req *pb.ListRulesRequest) (*pb.ListRulesResponse, error) {
+// ListRules returns the rules in force, by name. They are the same for all tenants; where
+// on the service's machine their files lie is only for who sees every tenant.
+func (s *RuleServer) ListRules(ctx context.Context, req *pb.ListRulesRequest) (*pb.ListRulesResponse, error) {
 	if err := query.Validate(req); err != nil {
+		return nil, err
+	}
+	who, err := scope.Access(ctx, s.log)
+	if err != nil {
 		return nil, err
 	}
 	resp := &pb.ListRulesResponse{}
 	for _, r := range s.ruler.Rules() {
+		source := r.Source
+		if !who.Scope.Every {
+			source = filepath.Base(source)
+		}
 		resp.Rules = append(resp.Rules, &pb.Rule{Name: r.Name, Title: r.Title, Detector: r.Detector, Severity: r.Severity.String(),
-			References: r.References, Runbook: r.Runbook, Source: r.Source})
+			References: r.References, Runbook: r.Runbook, Source: source})
 	}
 	return resp, nil
 }
@@ -74,8 +84,9 @@ func (s *RuleServer) ReloadRules(ctx context.Context, req *pb.ReloadRulesRequest
 	if err := query.Validate(req); err != nil {
 		return nil, err
 	}
-	if strings.TrimSpace(req.GetBy()) == "" {
-		return nil, status.Error(codes.InvalidArgument, "by: is empty; name who asks")
+	who, err := scope.Whole(ctx, s.log)
+	if err != nil {
+		return nil, err
 	}
 	if s.diary == nil {
 		return nil, errNoLog
@@ -89,7 +100,7 @@ func (s *RuleServer) ReloadRules(ctx context.Context, req *pb.ReloadRulesRequest
 		return nil, err
 	}
 	added, changed, removed, err := s.ruler.Reload(ctx)
-	w := deed{method: "rules/reload", target: "rules", by: req.GetBy(), labels: map[string]string{
+	w := deed{method: "rules/reload", target: "rules", who: who, labels: map[string]string{
 		"added": someNames(added), "changed": someNames(changed), "removed": someNames(removed)}}
 	var bad BadRules
 	switch {

@@ -13,6 +13,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/detect/rules"
 	"github.com/mcpaudit/mcpaudit/ingest"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/scope/scopetest"
 )
 
 // ruler has the shipped rules, and says that it reloads them.
@@ -35,7 +36,7 @@ func TestTheRulesInForceAreListed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := NewRules(&ruler{set: set}, nil, time.Now, quiet).ListRules(context.Background(), &pb.ListRulesRequest{})
+	resp, err := NewRules(&ruler{set: set}, nil, time.Now, quiet).ListRules(everyone, &pb.ListRulesRequest{})
 	if err != nil || len(resp.GetRules()) != len(set) {
 		t.Fatalf("%d of %d rules, %v", len(resp.GetRules()), len(set), err)
 	}
@@ -55,7 +56,7 @@ func TestAReloadIsInTheLog(t *testing.T) {
 	r := &ruler{added: []string{"new-one", "new-two"}, removed: names}
 	b := &book{}
 	s := NewRules(r, b, func() time.Time { return noon }, quiet)
-	ctx := context.Background()
+	ctx := as("ada")
 	reload := func() (*pb.ReloadRulesResponse, error) { return s.ReloadRules(ctx, &pb.ReloadRulesRequest{By: "ada"}) }
 	resp, err := reload()
 	if err != nil || strings.Join(resp.GetAdded(), " ") != "new-one new-two" || len(resp.GetRemoved()) != 500 {
@@ -99,6 +100,9 @@ func TestAReloadIsInTheLog(t *testing.T) {
 
 	_, err = NewRules(r, nil, time.Now, quiet).ReloadRules(ctx, &pb.ReloadRulesRequest{By: "ada"})
 	refused(t, err, codes.FailedPrecondition, "role ingest")
-	_, err = s.ReloadRules(ctx, &pb.ReloadRulesRequest{})
-	refused(t, err, codes.InvalidArgument, "by")
+	_, err = s.ReloadRules(scopetest.Of(t.Context(), "acme"), &pb.ReloadRulesRequest{})
+	refused(t, err, codes.PermissionDenied, "every tenant")
+	if r.reloads != 5 {
+		t.Errorf("%d reloads", r.reloads)
+	}
 }

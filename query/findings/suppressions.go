@@ -12,9 +12,11 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 	"github.com/mcpaudit/mcpaudit/query"
+	"github.com/mcpaudit/mcpaudit/query/scope"
 )
 
 // maxSuppressions is how many are listed: the newest.
@@ -28,13 +30,13 @@ func narrow(f *pb.Finding) bool {
 
 // suppressing is the suppression of what a finding's rule finds of its identity, at
 // the server and the target that it was about.
-func suppressing(f *pb.Finding, req *pb.TriageFindingRequest, at time.Time) taking {
+func suppressing(f *pb.Finding, req *pb.TriageFindingRequest, who *auth.Access, at time.Time) taking {
 	expires := at.Add(time.Duration(req.GetSuppressDays()) * 24 * time.Hour)
 	return taking{
-		deed: deed{method: "findings/suppress", target: f.GetFindingId(), tenant: f.GetTenant(), by: req.GetBy(), note: req.GetNote(), labels: map[string]string{
+		deed: deed{method: "findings/suppress", target: f.GetFindingId(), tenant: f.GetTenant(), who: who, note: req.GetNote(), labels: map[string]string{
 			"rule": f.GetRule(), "severity": f.GetSeverity(), "principal": f.GetPrincipal(), "server": f.GetServer(), "target": f.GetTarget(), "expires_at": expires.Format(time.RFC3339),
 		}},
-		action: store.FindingAction{FindingID: uuid.MustParse(f.GetFindingId()), Tenant: f.GetTenant(), At: at, By: req.GetBy(), Step: "suppress",
+		action: store.FindingAction{FindingID: uuid.MustParse(f.GetFindingId()), Tenant: f.GetTenant(), At: at, By: scope.By(who), Step: "suppress",
 			Severity: f.GetSeverity(), Note: req.GetNote(), Rule: f.GetRule(), Principal: f.GetPrincipal(), Server: f.GetServer(), Target: f.GetTarget(), ExpiresAt: expires},
 	}
 }
@@ -90,8 +92,9 @@ func (s *Server) EndSuppression(ctx context.Context, req *pb.EndSuppressionReque
 	if err := query.Validate(req); err != nil {
 		return nil, err
 	}
-	if strings.TrimSpace(req.GetBy()) == "" {
-		return nil, status.Error(codes.InvalidArgument, "by: is empty; name who does it")
+	who, err := s.store.Access(ctx)
+	if err != nil {
+		return nil, err
 	}
 	end, err := s.begin(ctx)
 	if err != nil {
@@ -123,11 +126,11 @@ func (s *Server) EndSuppression(ctx context.Context, req *pb.EndSuppressionReque
 		at = x.GetAt().AsTime()
 	}
 	err = s.take(ctx, []taking{{
-		deed: deed{method: "findings/end_suppression", target: x.GetFindingId(), tenant: x.GetTenant(), by: req.GetBy(), labels: map[string]string{
+		deed: deed{method: "findings/end_suppression", target: x.GetFindingId(), tenant: x.GetTenant(), who: who, labels: map[string]string{
 			"suppression": id, "rule": x.GetRule(), "principal": x.GetPrincipal(), "server": x.GetServer(), "target": x.GetTarget(),
 			"made_by": x.GetBy(), "days_left": strconv.Itoa(int(x.GetExpiresAt().AsTime().Sub(at).Hours() / 24)),
 		}},
-		action: store.FindingAction{Tenant: x.GetTenant(), At: at, By: req.GetBy(), Step: "end_suppression", SuppressionID: uuid.MustParse(id)},
+		action: store.FindingAction{Tenant: x.GetTenant(), At: at, By: scope.By(who), Step: "end_suppression", SuppressionID: uuid.MustParse(id)},
 	}})
 	if err != nil {
 		return nil, err

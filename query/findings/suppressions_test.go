@@ -1,7 +1,6 @@
 package findings
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -59,7 +58,7 @@ func TestASuppressionCoversTheSameOfTheSameIdentityUntilItEnds(t *testing.T) {
 	// Ended by somebody: what was over stays as it was, what goes on is told again.
 	d.tell(t, found(11, begun(30, 40)))
 	d.pass(60 * time.Minute)
-	ended, err := d.EndSuppression(context.Background(), &pb.EndSuppressionRequest{SuppressionId: made.GetSuppressionId(), By: "bob"})
+	ended, err := d.EndSuppression(as("bob"), &pb.EndSuppressionRequest{SuppressionId: made.GetSuppressionId(), By: "bob"})
 	if err != nil || !ended.GetSuppression().GetEndedAt().AsTime().Equal(noon.Add(time.Hour)) || ended.GetSuppression().GetBy() != "ada" {
 		t.Errorf("%v, %v", ended, err)
 	}
@@ -76,7 +75,7 @@ func TestASuppressionCoversTheSameOfTheSameIdentityUntilItEnds(t *testing.T) {
 	}{
 		made.GetSuppressionId(): {codes.FailedPrecondition, "was ended at 2026-11-20 13:00:00 UTC"}, findingID(1): {codes.NotFound, "there is no suppression"}, "x": {codes.InvalidArgument, "suppression_id"},
 	} {
-		_, err := d.EndSuppression(context.Background(), &pb.EndSuppressionRequest{SuppressionId: id, By: "bob"})
+		_, err := d.EndSuppression(as("bob"), &pb.EndSuppressionRequest{SuppressionId: id, By: "bob"})
 		refused(t, err, want.code, want.text)
 	}
 	if got, want := d.book.lines(), "findings/close 01010101 by ada: success\nfindings/suppress 01010101 by ada: success\nfindings/end_suppression 01010101 by bob: success"; got != want {
@@ -89,12 +88,12 @@ func TestSuppressionsAreListedAlsoWhenTheyHaveEnded(t *testing.T) {
 	d.tell(t, found(1, begun(-10, -5)),
 		found(2, begun(-10, -5), func(f *store.Finding) { f.Principal, f.Server = "", "" }),                                 // about no identity
 		found(5, begun(-9, -5), func(f *store.Finding) { f.Principal, f.Server, f.Target, f.EmitterID = "", "", "", "e1" })) // about nothing that could be named
-	_, err := d.TriageFinding(context.Background(), &pb.TriageFindingRequest{FindingId: findingID(5), Step: "close", Verdict: "benign", SuppressDays: 1, By: "ada"})
+	_, err := d.TriageFinding(as("ada"), &pb.TriageFindingRequest{FindingId: findingID(5), Step: "close", Verdict: "benign", SuppressDays: 1, By: "ada"})
 	refused(t, err, codes.FailedPrecondition, "is about no identity, server or target")
 	d.triage(t, &pb.TriageFindingRequest{FindingId: findingID(1), Step: "close", Verdict: "benign", SuppressDays: 1})
 	d.pass(time.Hour)
 	d.triage(t, &pb.TriageFindingRequest{FindingId: findingID(2), Step: "close", Verdict: "benign", SuppressDays: 365})
-	resp, err := d.ListSuppressions(context.Background(), &pb.ListSuppressionsRequest{})
+	resp, err := d.ListSuppressions(everyone, &pb.ListSuppressionsRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +108,7 @@ func TestSuppressionsAreListedAlsoWhenTheyHaveEnded(t *testing.T) {
 	}
 	// Expired by itself: it can't be ended again.
 	d.pass(48 * time.Hour)
-	_, err = d.EndSuppression(context.Background(), &pb.EndSuppressionRequest{SuppressionId: list[1].GetSuppressionId(), By: "ada"})
+	_, err = d.EndSuppression(as("ada"), &pb.EndSuppressionRequest{SuppressionId: list[1].GetSuppressionId(), By: "ada"})
 	refused(t, err, codes.FailedPrecondition, "expired at 2026-11-21 12:00:00 UTC")
 }
 
@@ -132,9 +131,9 @@ func TestASuppressionIsStoredWithItsClose(t *testing.T) {
 	d.tell(t, found(1))
 	s := &shaky{Store: d.store, after: func() error { return errAway }}
 	d.Server = New(Config{}, s, d.book, d.clock, quiet)
-	_, err := d.TriageFinding(context.Background(), &pb.TriageFindingRequest{FindingId: findingID(1), Step: "close", Verdict: "benign", SuppressDays: 2, By: "ada"})
+	_, err := d.TriageFinding(as("ada"), &pb.TriageFindingRequest{FindingId: findingID(1), Step: "close", Verdict: "benign", SuppressDays: 2, By: "ada"})
 	refused(t, err, codes.Unavailable, "did not confirm")
-	list, err := d.ListSuppressions(context.Background(), &pb.ListSuppressionsRequest{})
+	list, err := d.ListSuppressions(everyone, &pb.ListSuppressionsRequest{})
 	if err != nil || len(list.GetSuppressions()) != 1 || stepsOf(d.get(t, 1)) != "ada:close:benign" {
 		t.Errorf("%v, %v, %s", list, err, stepsOf(d.get(t, 1)))
 	}

@@ -16,7 +16,7 @@ import (
 func (d *desk) tellAs(t *testing.T, teller string, seq uint64, f store.Finding) {
 	t.Helper()
 	f.Teller, f.Seq = teller, seq
-	if err := d.store.AppendFindings(context.Background(), []store.Finding{f}); err != nil {
+	if err := d.store.AppendFindings(everyone, []store.Finding{f}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -26,7 +26,7 @@ func (d *desk) tellAs(t *testing.T, teller string, seq uint64, f store.Finding) 
 func TestAWatcherOfSeveralTellersMissesNothing(t *testing.T) {
 	d := newDesk(t)
 	client := served(t, d.Server)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(everyone, time.Minute)
 	defer cancel()
 	const a, b = "detect-0of2", "detect-1of2"
 	d.tellAs(t, "", 7, found(1)) // before the work was split

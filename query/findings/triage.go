@@ -14,6 +14,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 	"github.com/mcpaudit/mcpaudit/query"
+	"github.com/mcpaudit/mcpaudit/query/scope"
 )
 
 // TriageFinding notes one step.
@@ -33,6 +34,10 @@ func (s *Server) TriageFinding(ctx context.Context, req *pb.TriageFindingRequest
 		return nil, err
 	}
 	if err := complete(req); err != nil {
+		return nil, err
+	}
+	who, err := s.store.Access(ctx)
+	if err != nil {
 		return nil, err
 	}
 	end, err := s.begin(ctx)
@@ -60,13 +65,13 @@ func (s *Server) TriageFinding(ctx context.Context, req *pb.TriageFindingRequest
 	if n := len(before); n > 0 && !at.After(before[n-1].at) {
 		at = before[n-1].at.Add(time.Microsecond)
 	}
-	taken := []taking{{deed: deed{method: "findings/" + req.GetStep(), target: id, tenant: f.GetTenant(), by: req.GetBy(), note: req.GetNote(), labels: map[string]string{
+	taken := []taking{{deed: deed{method: "findings/" + req.GetStep(), target: id, tenant: f.GetTenant(), who: who, note: req.GetNote(), labels: map[string]string{
 		"rule": f.GetRule(), "severity": f.GetSeverity(), "version": strconv.FormatUint(uint64(f.GetVersion()), 10),
 		"assignee": req.GetAssignee(), "verdict": req.GetVerdict(),
-	}}, action: store.FindingAction{FindingID: uuid.MustParse(id), Tenant: f.GetTenant(), At: at, By: req.GetBy(), Step: req.GetStep(),
+	}}, action: store.FindingAction{FindingID: uuid.MustParse(id), Tenant: f.GetTenant(), At: at, By: scope.By(who), Step: req.GetStep(),
 		Assignee: req.GetAssignee(), Verdict: req.GetVerdict(), Severity: f.GetSeverity(), Note: req.GetNote()}}}
 	if req.GetSuppressDays() > 0 {
-		taken = append(taken, suppressing(f, req, at))
+		taken = append(taken, suppressing(f, req, who, at))
 	}
 	if err := s.take(ctx, taken); err != nil {
 		return nil, err
@@ -93,8 +98,6 @@ func (s *Server) TriageFinding(ctx context.Context, req *pb.TriageFindingRequest
 func complete(req *pb.TriageFindingRequest) error {
 	invalid := func(text string) error { return status.Error(codes.InvalidArgument, text) }
 	switch step := req.GetStep(); {
-	case strings.TrimSpace(req.GetBy()) == "":
-		return invalid("by: is empty; name who does it")
 	case step == "assign" && strings.TrimSpace(req.GetAssignee()) == "":
 		return invalid("assignee: is missing; name who looks after the finding")
 	case step != "assign" && req.GetAssignee() != "":
@@ -163,12 +166,12 @@ func (s *Server) take(ctx context.Context, list []taking) error {
 	// It is in the log: whether whoever asked is still there does not matter any more.
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), storePatience)
 	defer cancel()
-	err := s.store.AppendActions(late, actions)
+	err := s.actions.AppendActions(late, actions)
 	for try := 1; err != nil && try < storeTries && late.Err() == nil; try++ {
 		select {
 		case <-late.Done():
 		case <-time.After(time.Duration(try) * 200 * time.Millisecond):
-			err = s.store.AppendActions(late, actions)
+			err = s.actions.AppendActions(late, actions)
 		}
 	}
 	if err == nil {

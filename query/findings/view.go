@@ -3,7 +3,12 @@ package findings
 import (
 	"strings"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
 	"github.com/mcpaudit/mcpaudit/query"
+	"github.com/mcpaudit/mcpaudit/query/scope"
 )
 
 // rank of a severity, as SQL.
@@ -46,6 +51,22 @@ var fields = query.NewFields(`severity >= "high" AND triage != "closed"`,
 	query.Field{Name: "verdict", SQL: "verdict"},
 	query.Field{Name: "suppression_id", SQL: "if(suppression_id = " + noID + ", '', toString(suppression_id))"},
 )
+
+// withoutContent are those that a filter may name at the content level none.
+var withoutContent = fields.Hiding(auth.ContentNone, scope.HiddenFindingFields(auth.ContentNone)...)
+
+// compile makes a filter a condition on the view, as far as a call may ask. The error is
+// a status.
+func compile(filter string, a *auth.Access) (sql string, args []any, err error) {
+	known := fields
+	if len(scope.HiddenFindingFields(a.Content)) > 0 {
+		known = withoutContent
+	}
+	if sql, args, err = known.Compile(filter); err != nil {
+		err = status.Error(codes.InvalidArgument, err.Error())
+	}
+	return sql, args, err
+}
 
 // Compile makes a filter, as ListFindingsRequest has it, a condition on the view and
 // the values that are bound in it. The error is a *query.FilterError.

@@ -33,11 +33,15 @@ func (s *Server) WatchFindings(req *pb.WatchFindingsRequest, stream pb.FindingSe
 	if err := query.Validate(req); err != nil {
 		return err
 	}
-	filter, args, err := Compile(req.GetFilter())
-	if err != nil {
-		return status.Error(codes.InvalidArgument, err.Error())
-	}
 	ctx := stream.Context()
+	who, err := s.store.Access(ctx)
+	if err != nil {
+		return err
+	}
+	filter, args, err := compile(req.GetFilter(), who)
+	if err != nil {
+		return err
+	}
 	seen, err := s.lastTold(ctx, nil, true)
 	if err != nil {
 		return s.status(ctx, err)

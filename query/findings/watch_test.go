@@ -20,13 +20,14 @@ import (
 
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/scope/scopetest"
 )
 
 // served is a client of the service over gRPC.
 func served(t *testing.T, s *Server) pb.FindingServiceClient {
 	t.Helper()
 	listener := bufconn.Listen(1 << 16)
-	server := grpc.NewServer()
+	server := grpc.NewServer(scopetest.Server()...)
 	pb.RegisterFindingServiceServer(server, s)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(listener) })
@@ -63,7 +64,7 @@ func TestAWatcherGetsEachVersionOnceAndInOrder(t *testing.T) {
 	stopping := make(chan struct{})
 	d.cfg.Stopping = stopping
 	client := served(t, d.Server)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(everyone, 2*time.Minute)
 	defer cancel()
 	d.tell(t, found(1))
 	d.triage(t, &pb.TriageFindingRequest{FindingId: findingID(1), Step: "close", Verdict: "benign", SuppressDays: 30})
@@ -168,7 +169,7 @@ func (r *fixed) Scan(to ...any) error {
 func TestAClientThatReadsNothingIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(Config{}, &silent{}, nil, time.Now, quiet)
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithCancel(everyone)
 		defer cancel()
 		start := time.Now()
 		stream := &stuck{ctx: ctx}
@@ -190,7 +191,7 @@ func TestAClientThatReadsNothingIsCutOff(t *testing.T) {
 func TestAWatcherOfASilentStoreCostsLittle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &silent{}
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(everyone, 10*time.Second)
 		defer cancel()
 		err := New(Config{}, s, nil, time.Now, quiet).WatchFindings(&pb.WatchFindingsRequest{}, &stuck{ctx: ctx})
 		if status.Code(err) != codes.DeadlineExceeded || s.asked > 42 {

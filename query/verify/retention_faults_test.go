@@ -11,6 +11,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/retention"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/scope/scopetest"
 	"github.com/mcpaudit/mcpaudit/query/verify"
 )
 
@@ -175,7 +176,7 @@ func failAt(t *testing.T, template string, n int, applied bool, dropped, held ui
 	}()
 	s := &steps{fail: n, applied: applied}
 	a.through(s)
-	_, err := a.retention.ApplyRetention(t.Context(), &pb.ApplyRetentionRequest{RequestedBy: "somebody"})
+	_, err := a.retention.ApplyRetention(scopetest.Every(t.Context()), &pb.ApplyRetentionRequest{RequestedBy: "somebody"})
 	if s.failed == "" {
 		if err != nil {
 			t.Error(err)
@@ -212,7 +213,7 @@ func TestAHoldAfterADropWasInterruptedStillKeeps(t *testing.T) {
 	s := &steps{}
 	a.through(s)
 	for s.fail = 1; s.failed != "replace month"; s.fail++ {
-		if _, err := a.retention.ApplyRetention(t.Context(), &pb.ApplyRetentionRequest{}); err == nil {
+		if _, err := a.retention.ApplyRetention(scopetest.Every(t.Context()), &pb.ApplyRetentionRequest{}); err == nil {
 			t.Fatal("the drop was carried out")
 		}
 		s.n = 0
@@ -326,7 +327,7 @@ func TestTheScheduleDropsWhatHasExpired(t *testing.T) {
 	stop()
 	<-ended
 	a.clean(t, 30)
-	if n := a.found(t, `target = "2026-03" AND on_behalf_of:"schedule" AND outcome = "success"`); n != 1 {
+	if n := a.found(t, `target = "2026-03" AND labels.by = "schedule" AND outcome = "success"`); n != 1 {
 		t.Errorf("%d events say what was dropped", n)
 	}
 	// Without being told to, it does nothing.

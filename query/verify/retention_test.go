@@ -24,6 +24,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 	"github.com/mcpaudit/mcpaudit/query"
+	"github.com/mcpaudit/mcpaudit/query/scope/scopetest"
 	"github.com/mcpaudit/mcpaudit/query/verify"
 )
 
@@ -60,7 +61,7 @@ func (a *archive) start(t *testing.T) {
 	a.silent = slog.New(slog.NewTextHandler(io.Discard, nil))
 	cfg := ingest.Config{Key: a.key, MaxAge: time.Microsecond, Retention: ingest.Retention{Default: 12, Tenants: map[string]int{"short": 1}}}
 	a.pipeline = ingest.New(cfg, a.Store, leaveAlone{}, a.now, a.silent, unwatched{})
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(scopetest.Every(context.Background()))
 	ended := make(chan error, 1)
 	go func() { ended <- a.pipeline.Run(ctx) }()
 	for a.pipeline.Ready() != nil {
@@ -125,7 +126,7 @@ var march = time.Date(2026, 3, 3, 12, 0, 0, 0, time.UTC)
 
 func (a *archive) plan(t *testing.T) []*pb.ExpiredMonth {
 	t.Helper()
-	resp, err := a.retention.PlanRetention(t.Context(), &pb.PlanRetentionRequest{})
+	resp, err := a.retention.PlanRetention(scopetest.Every(t.Context()), &pb.PlanRetentionRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +135,7 @@ func (a *archive) plan(t *testing.T) []*pb.ExpiredMonth {
 
 func (a *archive) apply(t *testing.T) []*pb.ExpiredMonth {
 	t.Helper()
-	resp, err := a.retention.ApplyRetention(t.Context(), &pb.ApplyRetentionRequest{RequestedBy: "somebody"})
+	resp, err := a.retention.ApplyRetention(scopetest.Every(t.Context()), &pb.ApplyRetentionRequest{RequestedBy: "somebody"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +144,7 @@ func (a *archive) apply(t *testing.T) []*pb.ExpiredMonth {
 
 func (a *archive) hold(t *testing.T, filter string) *pb.CreateHoldResponse {
 	t.Helper()
-	resp, err := a.retention.CreateHold(t.Context(), &pb.CreateHoldRequest{Filter: filter, Reason: "case 7", Owner: "legal"})
+	resp, err := a.retention.CreateHold(scopetest.Every(t.Context()), &pb.CreateHoldRequest{Filter: filter, Reason: "case 7", Owner: "legal"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +153,7 @@ func (a *archive) hold(t *testing.T, filter string) *pb.CreateHoldResponse {
 
 func (a *archive) release(t *testing.T, id string) {
 	t.Helper()
-	if _, err := a.retention.ReleaseHold(t.Context(), &pb.ReleaseHoldRequest{HoldId: id, ReleasedBy: "counsel"}); err != nil {
+	if _, err := a.retention.ReleaseHold(scopetest.Every(t.Context()), &pb.ReleaseHoldRequest{HoldId: id, ReleasedBy: "counsel"}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -161,7 +162,7 @@ func (a *archive) release(t *testing.T, id string) {
 func (a *archive) found(t *testing.T, filter string) int {
 	t.Helper()
 	s := query.New(query.Config{}, a.Store, slog.New(slog.NewTextHandler(io.Discard, nil)))
-	resp, err := s.ListEvents(t.Context(), &pb.ListEventsRequest{Filter: filter, PageSize: 1000})
+	resp, err := s.ListEvents(scopetest.Every(t.Context()), &pb.ListEventsRequest{Filter: filter, PageSize: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +214,7 @@ func TestWhatHasExpiredIsDroppedAsPlanned(t *testing.T) {
 	if n := a.found(t, `tenant = "acme"`); n != 10 {
 		t.Errorf("%d events of 10 that have not expired are found", n)
 	}
-	if n := a.found(t, `kind = "admin" AND method = "mcpaudit/retention" AND target = "2026-03" AND outcome = "success" AND labels.dropped = "30" AND on_behalf_of:"somebody"`); n != 1 {
+	if n := a.found(t, `kind = "admin" AND method = "mcpaudit/retention" AND target = "2026-03" AND outcome = "success" AND labels.dropped = "30" AND principal = "key:test"`); n != 1 {
 		t.Errorf("%d events say what was dropped", n)
 	}
 	if p := append(a.plan(t), a.apply(t)...); len(p) > 0 {
@@ -282,22 +283,22 @@ func TestHoldsAreListedAndReleasedOnce(t *testing.T) {
 	a.at(a.now().Add(time.Hour))
 	a.release(t, h.GetHoldId())
 	open := a.hold(t, `outcome = "denied"`).GetHold()
-	resp, err := a.retention.ListHolds(t.Context(), &pb.ListHoldsRequest{})
+	resp, err := a.retention.ListHolds(scopetest.Every(t.Context()), &pb.ListHoldsRequest{})
 	if err != nil || len(resp.GetHolds()) != 2 {
 		t.Fatal(resp, err)
 	}
 	got := resp.GetHolds()
-	if got[0].GetHoldId() != h.GetHoldId() || got[0].GetReleasedBy() != "counsel" || got[0].GetReleasedAt().AsTime().Sub(got[0].GetCreatedAt().AsTime()) != time.Hour ||
+	if got[0].GetHoldId() != h.GetHoldId() || got[0].GetReleasedBy() != scopetest.Who || got[0].GetReleasedAt().AsTime().Sub(got[0].GetCreatedAt().AsTime()) != time.Hour ||
 		got[1].GetHoldId() != open.GetHoldId() || got[1].GetReleasedAt() != nil || got[1].GetOwner() != "legal" || got[1].GetReason() != "case 7" || got[1].GetFilter() != `outcome = "denied"` {
 		t.Errorf("holds %v", got)
 	}
 	for id, want := range map[string]codes.Code{h.GetHoldId(): codes.FailedPrecondition, "hold-0": codes.NotFound, "": codes.InvalidArgument} {
-		if _, err := a.retention.ReleaseHold(t.Context(), &pb.ReleaseHoldRequest{HoldId: id, ReleasedBy: "x"}); status.Code(err) != want {
+		if _, err := a.retention.ReleaseHold(scopetest.Every(t.Context()), &pb.ReleaseHoldRequest{HoldId: id, ReleasedBy: "x"}); status.Code(err) != want {
 			t.Errorf("release %q: %v, want %v", id, err, want)
 		}
 	}
 	for _, filter := range []string{" ", `outcom = "denied"`, `outcome = `} {
-		if _, err := a.retention.CreateHold(t.Context(), &pb.CreateHoldRequest{Filter: filter, Reason: "r", Owner: "o"}); status.Code(err) != codes.InvalidArgument {
+		if _, err := a.retention.CreateHold(scopetest.Every(t.Context()), &pb.CreateHoldRequest{Filter: filter, Reason: "r", Owner: "o"}); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("hold %q: %v", filter, err)
 		}
 	}
@@ -311,7 +312,7 @@ func TestHoldsAreListedAndReleasedOnce(t *testing.T) {
 
 func (a *archive) refused(t *testing.T, says string) {
 	t.Helper()
-	_, err := a.retention.ApplyRetention(t.Context(), &pb.ApplyRetentionRequest{})
+	_, err := a.retention.ApplyRetention(scopetest.Every(t.Context()), &pb.ApplyRetentionRequest{})
 	if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), says) {
 		t.Errorf("apply: %v, want a refusal that says %q", err, says)
 	}
@@ -326,10 +327,10 @@ func TestAHoldThatIsNotUnderstoodStopsEveryDrop(t *testing.T) {
 	id := a.hold(t, `target = "wanted"`).GetHold().GetHoldId()
 	a.compile = func(string) (string, []any, error) { return "", nil, fmt.Errorf("filter: there is no field x") }
 	a.refused(t, id)
-	if _, err := a.retention.PlanRetention(t.Context(), &pb.PlanRetentionRequest{}); status.Code(err) != codes.FailedPrecondition {
+	if _, err := a.retention.PlanRetention(scopetest.Every(t.Context()), &pb.PlanRetentionRequest{}); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("plan: %v", err)
 	}
-	if _, err := a.retention.ListHolds(t.Context(), &pb.ListHoldsRequest{}); err != nil {
+	if _, err := a.retention.ListHolds(scopetest.Every(t.Context()), &pb.ListHoldsRequest{}); err != nil {
 		t.Errorf("holds can't be listed: %v", err)
 	}
 	a.release(t, id)
@@ -383,7 +384,7 @@ func TestPromise4AMonthThatIsNotAsItWasSealedIsNotDropped(t *testing.T) {
 			a.hold(t, `target = "wanted"`)
 			a.exec(t, "ALTER TABLE events "+do)
 			left := a.found(t, `tenant = "short"`)
-			_, err := a.retention.ApplyRetention(t.Context(), &pb.ApplyRetentionRequest{})
+			_, err := a.retention.ApplyRetention(scopetest.Every(t.Context()), &pb.ApplyRetentionRequest{})
 			if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "is not as it was sealed") {
 				t.Errorf("apply: %v", err)
 			}
@@ -407,7 +408,7 @@ func TestPromise4ASecondDropCoversNothingUp(t *testing.T) {
 	a.exec(t, "ALTER TABLE events DELETE WHERE batch = 2 AND target = 'wanted'")
 	a.exec(t, "TRUNCATE TABLE kept")
 	a.release(t, one.GetHoldId())
-	if _, err := a.retention.ApplyRetention(t.Context(), &pb.ApplyRetentionRequest{}); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "is not as it was sealed") {
+	if _, err := a.retention.ApplyRetention(scopetest.Every(t.Context()), &pb.ApplyRetentionRequest{}); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "is not as it was sealed") {
 		t.Errorf("apply: %v", err)
 	}
 }
@@ -415,7 +416,7 @@ func TestPromise4ASecondDropCoversNothingUp(t *testing.T) {
 func TestAMonthWithEventsOfALogThatNobodyKnowsIsRefused(t *testing.T) {
 	a := filled(t, t.TempDir())
 	a.exec(t, "INSERT INTO events ("+store.EventColumns+") SELECT "+strings.Replace(store.EventColumns, "`log_id`", "'other' AS `log_id`", 1)+" FROM (SELECT * FROM events WHERE batch = 1)")
-	_, err := a.retention.ApplyRetention(t.Context(), &pb.ApplyRetentionRequest{})
+	_, err := a.retention.ApplyRetention(scopetest.Every(t.Context()), &pb.ApplyRetentionRequest{})
 	if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), `events of log "other", which has no entries`) {
 		t.Error(err)
 	}
@@ -448,7 +449,7 @@ func TestTheEventsOfAnOlderLogExpireToo(t *testing.T) {
 	s := &steps{}
 	a.through(s)
 	for s.fail = 1; ; s.fail++ { // until it fails no more
-		if _, err := a.retention.ApplyRetention(t.Context(), &pb.ApplyRetentionRequest{}); err == nil {
+		if _, err := a.retention.ApplyRetention(scopetest.Every(t.Context()), &pb.ApplyRetentionRequest{}); err == nil {
 			break
 		}
 		s.n = 0

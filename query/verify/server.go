@@ -12,30 +12,57 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/mcpaudit/mcpaudit/ingest/auth"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/ledger"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/scope"
 )
 
 // Server implements mcpaudit.v1.LedgerService.
 type Server struct {
 	pb.UnimplementedLedgerServiceServer
-	store   Store
+	store   *scoped
 	writing string
 	log     *slog.Logger
 	turn    chan struct{}
 }
 
-// New makes the service. writing is the id of the log that this instance writes,
-// "" for none.
-func New(s Store, writing string, log *slog.Logger) *Server {
-	return &Server{store: s, writing: writing, log: log, turn: make(chan struct{}, 1)}
+// scoped is a store that gives no events but those that the call may see, and the
+// ledger, which belongs to nobody, whole.
+type scoped struct {
+	Store
+	reader *scope.Reader
 }
 
-// ListLogs returns the logs of the store.
+func (s *scoped) Query(ctx context.Context, l store.Limits, sql string, args ...any) (driver.Rows, error) {
+	return s.reader.Query(ctx, l, sql, args...)
+}
+
+func (s *scoped) Hash(ctx context.Context, l store.Limits, logID string, from, to uint64, f func(batch uint64, leaf uint32, hash *ledger.Hash) error) error {
+	l, err := s.reader.Limits(ctx, l)
+	if err != nil {
+		return err
+	}
+	return s.Store.Hash(ctx, l, logID, from, to, f)
+}
+
+// New makes the service. writing is the id of the log that this instance writes,
+// "" for none. Its calls need an auth.Access, which the guard gives them.
+func New(s Store, writing string, log *slog.Logger) *Server {
+	return &Server{store: &scoped{s, scope.Of(s, log)}, writing: writing, log: log, turn: make(chan struct{}, 1)}
+}
+
+// ListLogs returns the logs of the store. They have events of all tenants, and their
+// sizes are in every receipt: nothing of it is for some tenants alone.
 func (s *Server) ListLogs(ctx context.Context, _ *pb.ListLogsRequest) (*pb.ListLogsResponse, error) {
+	if _, err := s.store.reader.Access(ctx); err != nil {
+		return nil, err
+	}
 	logs, err := s.store.Logs(ctx)
 	if err != nil {
 		return nil, s.status(ctx, err)
@@ -66,9 +93,13 @@ func (s *Server) keys(ctx context.Context, l store.LogInfo) (verifier string, ro
 	return ledger.NewestKey(l.VerifierKey, rotations), rotations, nil
 }
 
-// GetConsistencyProof proves that a log has only grown between two sizes.
+// GetConsistencyProof proves that a log has only grown between two sizes: whoever has a
+// receipt may ask, of whatever tenant.
 func (s *Server) GetConsistencyProof(ctx context.Context, req *pb.GetConsistencyProofRequest) (*pb.GetConsistencyProofResponse, error) {
 	if err := validate(req); err != nil {
+		return nil, err
+	}
+	if _, err := s.store.reader.Access(ctx); err != nil {
 		return nil, err
 	}
 	last, err := s.store.LastEntry(ctx, req.GetLogId())
@@ -102,10 +133,19 @@ func (s *Server) GetConsistencyProof(ctx context.Context, req *pb.GetConsistency
 // errNone ends a search without a result.
 var errNone = errors.New("no such event")
 
-// GetEventProof proves that one event is in its log.
+// GetEventProof proves that one event is in its log. Another tenant's event is none.
+// The proof is of the whole event, with what the call was about.
 func (s *Server) GetEventProof(ctx context.Context, req *pb.GetEventProofRequest) (*pb.GetEventProofResponse, error) {
 	if err := validate(req); err != nil {
 		return nil, err
+	}
+	who, err := s.store.reader.Access(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !who.Content.AtLeast(auth.ContentRedacted) {
+		return nil, status.Errorf(codes.PermissionDenied, "a proof has the event whole, with what the call was about, which the content level %s does not show; ask for a grant with the content level %s",
+			who.Content, auth.ContentRedacted)
 	}
 	resp, err := s.proof(ctx, req.GetEventId())
 	if errors.Is(err, errNone) {
@@ -198,25 +238,15 @@ func (s *Server) one(ctx context.Context, sql string, args ...any) ([]byte, erro
 
 // batchProof proves that an event is in its batch.
 func (s *Server) batchProof(ctx context.Context, e *event.Event, entry *ledger.Entry) ([]ledger.Hash, error) {
-	rows, err := s.store.Query(ctx, store.Limits{}, "SELECT leaf, "+store.LeafSQL+" FROM events WHERE log_id = {id:String} AND batch = {batch:UInt64} ORDER BY leaf",
-		store.Named("id", e.LogID), store.Named("batch", e.Batch))
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
 	leaves := make([]ledger.Hash, 0, entry.Events)
-	for rows.Next() {
-		var at uint32
-		var hash string
-		if err := rows.Scan(&at, &hash); err != nil {
-			return nil, err
+	err := s.store.reader.Leaves(ctx, store.Limits{}, e.LogID, []uint64{e.Batch}, func(_ uint64, at uint32, hash ledger.Hash) error {
+		if int(at) != len(leaves) {
+			return errPartial
 		}
-		if int(at) != len(leaves) || len(hash) != len(ledger.Hash{}) {
-			return nil, errPartial
-		}
-		leaves = append(leaves, ledger.Hash([]byte(hash)))
-	}
-	if err := rows.Err(); err != nil {
+		leaves = append(leaves, hash)
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	if len(leaves) != int(entry.Events) {
@@ -228,12 +258,16 @@ func (s *Server) batchProof(ctx context.Context, e *event.Event, entry *ledger.E
 // errPartial is a batch of which events are gone.
 var errPartial = status.Error(codes.FailedPrecondition, "the event's batch is not whole: retention has dropped events of it, then export a bundle instead; or see what is wrong with 'mcpaudit verify'")
 
-// VerifyStore verifies the store. One verification runs at a time.
+// VerifyStore verifies the store, the events of all tenants. One verification runs at a
+// time.
 func (s *Server) VerifyStore(req *pb.VerifyStoreRequest, stream pb.LedgerService_VerifyStoreServer) error {
 	if err := validate(req); err != nil {
 		return err
 	}
 	ctx := stream.Context()
+	if _, err := scope.Whole(ctx, s.log); err != nil {
+		return err
+	}
 	select {
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()

@@ -18,6 +18,7 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 	"github.com/mcpaudit/mcpaudit/ingest/store/storetest"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/scope/scopetest"
 	"github.com/mcpaudit/mcpaudit/query/verify"
 )
 
@@ -62,7 +63,7 @@ func (l *log) write(t *testing.T, batches, events int) {
 	t.Helper()
 	cfg := ingest.Config{Key: l.key, Rotations: l.rotations, MaxAge: time.Microsecond, Retention: ingest.Retention{Default: 12, Tenants: map[string]int{"short": 1}}}
 	p := ingest.New(cfg, l.Store, leaveAlone{}, time.Now, slog.New(slog.NewTextHandler(io.Discard, nil)), unwatched{})
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(scopetest.Every(context.Background()))
 	ended := make(chan error, 1)
 	go func() { ended <- p.Run(ctx) }()
 	for p.Ready() != nil {
@@ -81,7 +82,7 @@ func (l *log) write(t *testing.T, batches, events int) {
 			e.ReceivedAt, e.LogID, e.Batch, e.Leaf, e.ExpiresMonth = 0, "", 0, 0, 0
 			es = append(es, e)
 		}
-		if _, err := p.Submit(context.Background(), es, 1000); err != nil {
+		if _, err := p.Submit(scopetest.Every(context.Background()), es, 1000); err != nil {
 			t.Fatal(err)
 		}
 	}

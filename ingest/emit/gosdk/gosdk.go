@@ -33,6 +33,7 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"golang.org/x/time/rate"
 
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	"github.com/mcpaudit/mcpaudit/ingest/emit"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/keyfile"
@@ -59,6 +60,10 @@ type Options struct {
 	// Service is the address of the mcpaudit service, host:port; default
 	// $MCPAUDIT_SERVICE or 127.0.0.1:4777.
 	Service string
+	// Client is how the service is reached: the key that an administrator made for this
+	// server, TLS; its Address is Service. Default: what the environment says, such as
+	// $MCPAUDIT_API_KEY_FILE and $MCPAUDIT_TLS_CA.
+	Client *client.Config
 	// Transport is another way than gRPC; Service and ServiceKey are left empty then.
 	// A Kafka topic that the service reads is one of package ingest/emit/kafka, which
 	// alone brings a Kafka client into the program:
@@ -110,6 +115,10 @@ func (o *Options) setDefaults() {
 	if o.Transport == nil {
 		set(&o.Service, os.Getenv("MCPAUDIT_SERVICE"), emit.DefaultService)
 		set(&o.ServiceKey, os.Getenv("MCPAUDIT_SERVICE_KEY"))
+	}
+	if o.Client == nil {
+		c := client.FromEnv(os.Getenv, home)
+		o.Client = &c
 	}
 	set(&o.Spool, emit.DefaultSpool(os.Getenv, home))
 	set(&o.KeyFile, os.Getenv("MCPAUDIT_REDACT_KEY_FILE"), keyfile.Default(os.Getenv, home))
@@ -188,7 +197,7 @@ func Open(o *Options) (*Auditor, error) {
 		if err != nil {
 			return nil, err
 		}
-		return emit.Open(emit.Config{Address: a.o.Service, Transport: a.o.Transport, ServiceKey: a.o.ServiceKey, Name: a.o.Server, Spool: a.o.Spool, Base: a.local}, r, a.o.Log)
+		return emit.Open(emit.Config{Address: a.o.Service, Client: *a.o.Client, Transport: a.o.Transport, ServiceKey: a.o.ServiceKey, Name: a.o.Server, Spool: a.o.Spool, Base: a.local}, r, a.o.Log)
 	}, a.o.Log)
 	return a, err
 }

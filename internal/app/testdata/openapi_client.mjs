@@ -4,7 +4,10 @@ import { createRequire } from "node:module";
 const require = createRequire(process.argv[3] + "/");
 const Swagger = require("swagger-client");
 
-const client = await new Swagger(process.argv[2] + "/openapi.json");
+const client = await new Swagger({
+  url: process.argv[2] + "/openapi.json",
+  authorizations: { bearer: "Bearer " + process.env.KEY },
+});
 const api = Object.assign({}, ...Object.values(client.apis));
 const body = (answer) => answer.body;
 const event = JSON.parse(process.argv[4]);
@@ -16,7 +19,7 @@ const list = body(await api.QueryService_ListEvents({ filter: `principal = "${ev
 out.listed = list.events;
 out.got = body(await api.QueryService_GetEvent({ event_id: event.event_id })).event;
 out.entries = body(await api.QueryService_GetTimeline({ trace_id: event.trace_id })).entries.length;
-out.groups = body(await api.QueryService_AggregateEvents({ group_by: ["server", "outcome"] })).groups;
+out.groups = body(await api.QueryService_AggregateEvents({ filter: `server = "${event.server}"`, group_by: ["server", "outcome"] })).groups;
 out.tools = body(await api.QueryService_ListTools({})).tools;
 out.definitions = body(await api.QueryService_ListToolDefinitions({ server: event.server, name: event.target }));
 out.emitters = body(await api.QueryService_ListEmitters({})).emitters;
