@@ -51,6 +51,26 @@ serve() {
 }
 serve
 
+title "   and its keys: one of its first start, for everything; with it one for the servers, which only write, and one for people"
+# key NAME FLAGS...: makes a key, in a file of its name.
+key() {
+  local name=$1
+  shift
+  echo "\$ mcpaudit access create $name $* --out $name.key"
+  MCPAUDIT_API_KEY_FILE=$work/data.ledger/first-key "$mcpaudit" access create "$name" "$@" --out "$work/$name.key" >/dev/null
+}
+[ "$(stat -c %a "$work/data.ledger/first-key")" = 600 ] || fail "others can read the first key"
+! grep -q mcpa_ "$work/service.log" || fail "a key is in the service's log"
+key servers --role emitter --server files,everything,notes,library
+key ada --role auditor --role exporter --tenant '*' --lifetime 30d
+key importer --role emitter --lifetime 1d
+if MCPAUDIT_API_KEY_FILE=$work/servers.key "$mcpaudit" events list 2>"$work/refused"; then fail "a server's key reads the log"; fi
+if "$mcpaudit" events list 2>>"$work/refused"; then fail "the log is read without a key"; fi
+sed 's/^/  /' "$work/refused"
+export MCPAUDIT_API_KEY_FILE=$work/ada.key
+echo "\$ mcpaudit access whoami"
+"$mcpaudit" access whoami
+
 title "2. Three MCP servers behind one wrapped command each, and one in Go with one line of code"
 mkdir -p "$work/project"
 echo "quarterly numbers" >"$work/project/report.txt"
@@ -73,12 +93,12 @@ call() {
   while [ "$1" != -- ]; do command+=("$1"); shift; done
   shift
   echo "  $name  $*" | sed "s#$work#…#g"
-  client "$name" "$mcpaudit" wrap --service "$MCPAUDIT_SERVICE" --server "$name" \
+  client "$name" "$mcpaudit" wrap --service "$MCPAUDIT_SERVICE" --api-key-file "$work/servers.key" --server "$name" \
     --spool "$work/spool" --key-file "$work/redact.key" -- "${command[@]}" "$@"
 }
 library() {
   echo "  library  $*"
-  client library -e "MCPAUDIT_SERVICE=$MCPAUDIT_SERVICE" -e "MCPAUDIT_REDACT_KEY_FILE=$work/redact.key" -e "XDG_STATE_HOME=$work/state" \
+  client library -e "MCPAUDIT_SERVICE=$MCPAUDIT_SERVICE" -e "MCPAUDIT_API_KEY_FILE=$work/servers.key" -e "MCPAUDIT_REDACT_KEY_FILE=$work/redact.key" -e "XDG_STATE_HOME=$work/state" \
     "$PWD/bin/library" "$@"
 }
 files() { call files node "$modules/@modelcontextprotocol/server-filesystem/dist/index.js" "$work/project" -- "$@"; }
@@ -151,12 +171,12 @@ title "6. A client that misbehaves, and what is found"
 echo "Eight weeks of ordinary work come first: user:ada, twenty calls a day, never at this hour."
 "$python" deploy/demo/ordinary_weeks.py >"$work/weeks.jsonl"
 serve
-"$mcpaudit" import "$work/weeks.jsonl" 2>&1 | tail -n 1
+"$mcpaudit" import "$work/weeks.jsonl" --api-key-file "$work/importer.key" 2>&1 | tail -n 1
 for part in $(seq 0 399); do echo "part $part" >"$work/project/part-$part.txt"; done
 # misbehave DEED: one client session in which user:ada does what is not usual.
 misbehave() {
   echo "  files  as user:ada: $1"
-  "$python" "$PWD/deploy/demo/misbehave.py" "$1" "$mcpaudit" wrap --quiet --service "$MCPAUDIT_SERVICE" --server files --principal user:ada \
+  "$python" "$PWD/deploy/demo/misbehave.py" "$1" "$mcpaudit" wrap --quiet --service "$MCPAUDIT_SERVICE" --api-key-file "$work/servers.key" --server files --principal user:ada \
     --spool "$work/spool" --key-file "$work/redact.key" -- node "$modules/@modelcontextprotocol/server-filesystem/dist/index.js" "$work/project" >"$work/answer" 2>&1 ||
     { cat "$work/answer" >&2; fail "the client could not misbehave"; }
 }
@@ -176,5 +196,12 @@ echo "\$ mcpaudit findings show $id"
 "$mcpaudit" findings show "$id"
 echo "\$ mcpaudit findings close $id --as true-positive --note 'stopped the agent'"
 "$mcpaudit" findings close "$id" --as true-positive --note 'stopped the agent'
+
+title "7. The watchers are watched: who looked at this log, and for what"
+echo "\$ mcpaudit events list 'kind = \"admin\" AND principal_name = \"ada\"' --limit 6"
+"$mcpaudit" events list 'kind = "admin" AND principal_name = "ada"' --limit 6
+"$mcpaudit" events list 'kind = "auth" AND outcome = "denied"' --json >"$work/refused.jsonl"
+grep -q '"decision_reason":"no_credential"' "$work/refused.jsonl" || fail "the call without a key left no trace"
+grep -q '"decision_reason":"forbidden"' "$work/refused.jsonl" || fail "the call with a server's key left no trace"
 
 title "Every call is there, the denied one and the failed ones are told apart, no secret was kept, what was not usual was found."

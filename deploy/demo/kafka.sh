@@ -56,6 +56,8 @@ started+=($!)
 await 60 "the engine answers" grep -q store.dsn "$work/engine.log"
 dsn="http://default:$(cat "$work/data.password")@$engine/default"
 
+"$mcpaudit" access bootstrap --store.dsn "$dsn" --out "$work/admin.key" 2>/dev/null
+
 title "2. Two instances of mcpaudit in one consumer group, each with a log of its own"
 declare -A grpc
 # instance NAME: starts it, and waits until it reads some of the partitions.
@@ -109,6 +111,8 @@ echo "calls made, rows, different events, logs: $((agents * calls)) $rows"
 [ "$rows" = "$((agents * calls))	$((agents * calls))	2" ] || fail "that is not every call once, in two logs"
 echo "\$ mcpaudit verify"
 sleep 1
-"$mcpaudit" verify --service "${grpc[two]}" || fail "the logs are not proven"
+export MCPAUDIT_SERVICE=${grpc[two]}
+MCPAUDIT_API_KEY_FILE=$work/admin.key "$mcpaudit" access create auditor --role auditor --tenant '*' --out "$work/auditor.key"
+MCPAUDIT_API_KEY_FILE=$work/auditor.key "$mcpaudit" verify || fail "the logs are not proven"
 $kafka run topics --delete --topic $topic 2>/dev/null || true
 $kafka run topics --delete --topic $topic-dead-letter 2>/dev/null || true
