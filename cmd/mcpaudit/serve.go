@@ -120,6 +120,11 @@ OTEL_EXPORTER_OTLP_ENDPOINT names one.`,
 			return nil
 		}
 		if check {
+			if cfg.Access.File != "" {
+				if _, err := auth.ReadAccessFile(cfg.Access.File); err != nil {
+					return fmt.Errorf("access.file: %w", err)
+				}
+			}
 			_, err := fmt.Fprintln(s.stdout, "the settings are right")
 			return err
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -13,6 +15,28 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/wire"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
 )
+
+// afterStart is the pipeline as the recorder of what is asked. A call that comes in the
+// first moments, when the pipeline still looks at what is stored, waits for it instead of
+// being refused.
+type afterStart struct {
+	*ingest.Pipeline
+	ready atomic.Bool
+}
+
+// startPatience is how long such a call waits.
+const startPatience = 5 * time.Second
+
+// Submit makes events durable.
+func (a *afterStart) Submit(ctx context.Context, events []*event.Event, size int) (ingest.Settled, error) {
+	if !a.ready.Load() {
+		wait, cancel := context.WithTimeout(ctx, startPatience)
+		awaitReady(wait, a.Pipeline)
+		cancel()
+		a.ready.Store(true) // from now on it says itself what it can't
+	}
+	return a.Pipeline.Submit(ctx, events, size)
+}
 
 // elsewhere has the notes of an instance without a log written by one that has one.
 // It is a diary.Recorder: what it returns without an error is durable there.

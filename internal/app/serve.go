@@ -110,7 +110,7 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 	}
 	var record findings.Recorder // of what people do; there is none without a log to write
 	if pipeline != nil {
-		record = pipeline
+		record = &afterStart{Pipeline: pipeline}
 	}
 	in, err := newAccess(ctx, &cfg, s, record, redactor, d, m)
 	if err != nil {
