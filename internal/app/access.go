@@ -170,7 +170,9 @@ type access struct {
 	keys    *auth.Keyring
 	watch   *keyWatch
 	quota   *auth.Quota
-	log     *slog.Logger
+
+	introductions *introductions // of emitters
+	log           *slog.Logger
 
 	certificates *transport.Certificates // nil without TLS
 	close        func()
@@ -218,6 +220,7 @@ func newAccess(ctx context.Context, cfg *Config, s *store.Store, record diary.Re
 	if cfg.Redact.KeyFile != "" {
 		p = redactor
 	}
+	a.introductions = newIntroductions(deps.Notes, d.Log)
 	a.guard, a.service = auth.NewGuard(rights, deps), auth.NewServer(a.keys, p, d.Now, d.Log)
 	return a, nil
 }
@@ -227,6 +230,7 @@ func (a *access) run(ctx context.Context, p *ingest.Pipeline) {
 	var all sync.WaitGroup
 	all.Go(func() { a.keys.Run(ctx) })
 	all.Go(func() { a.guard.Run(ctx) })
+	all.Go(func() { a.introductions.Run(ctx) })
 	if a.watch != nil && p != nil {
 		all.Go(func() {
 			awaitReady(ctx, p)
@@ -248,7 +252,8 @@ func (a *access) writer(ctx context.Context) (rpc.Admission, error) {
 	if err != nil {
 		return nil, status.Error(codes.PermissionDenied, err.Error())
 	}
-	return w, nil
+	who, _ := auth.From(ctx) // there is one: Writer asks for it
+	return &introduced{Admission: w, to: a.introductions, who: who}, nil
 }
 
 // calling is who calls a method. A certificate whose authority was taken away while its
