@@ -141,8 +141,7 @@ func (k *Key) check(hash [sha256.Size]byte, now time.Time) *Refusal {
 	case subtle.ConstantTimeCompare(k.hash[:], hash[:]) != 1:
 		// As for an id that was never given out. The fingerprint is that of what was
 		// shown: guesses are many credentials.
-		r := unknownKey(k.ID, hash)
-		return r
+		return unknownKey(k.ID, hash)
 	case k.Revoked:
 		return refused(Revoked, "this API key was revoked; ask for another with 'mcpaudit access create'")
 	case !now.Before(k.ExpiresAt):

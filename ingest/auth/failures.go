@@ -33,7 +33,7 @@ type failing struct {
 // refused is what the log says of a refusal.
 type refused struct {
 	method  string
-	who     caller
+	who     Caller
 	refusal *Refusal
 	access  *Access // of one who is known and may not; nil otherwise
 }

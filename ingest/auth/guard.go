@@ -70,8 +70,6 @@ type Caller struct {
 	TLS                *tls.ConnectionState
 }
 
-type caller = Caller
-
 // Notes make entries durable in the log; *diary.Diary does.
 type Notes interface {
 	Note(ctx context.Context, n diary.Entry) error

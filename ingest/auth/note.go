@@ -63,7 +63,7 @@ func (c *call) end(ctx context.Context, req any, err error) error {
 	} else {
 		e.Started = c.began
 	}
-	e.Labels["rows"] = strconv.FormatInt(c.report.rows.Load(), 10)
+	e.Labels["rows"] = strconv.FormatInt(c.report.count(), 10)
 	if err != nil {
 		st := status.Convert(err)
 		e.Outcome, e.Words, e.Who.ErrorCode = outcome(st.Code()), st.Message(), st.Code().String()
@@ -210,16 +210,24 @@ func requestText(m proto.Message) string {
 
 // report is what a method tells the log of itself beyond what can be seen.
 type report struct {
-	rows   atomic.Int64
+	seen   atomic.Int64 // rows in its answers
+	rows   atomic.Pointer[int64]
 	target atomic.Pointer[string]
 }
 
-// Rows adds to the rows that the log says a call returned, for answers that don't
-// show them: files, above all.
+// Rows says how many rows a call returned, when its answers don't show it: of files,
+// above all.
 func (a *Access) Rows(n int64) {
 	if a.report != nil {
-		a.report.rows.Add(n)
+		a.report.rows.Store(&n)
 	}
+}
+
+func (r *report) count() int64 {
+	if n := r.rows.Load(); n != nil {
+		return *n
+	}
+	return r.seen.Load()
 }
 
 // About says what a call was about when its request does not: something that it made.
@@ -250,7 +258,7 @@ func (c *call) count(resp any) {
 	if lists == 0 {
 		lists = single
 	}
-	c.report.rows.Add(int64(lists))
+	c.report.seen.Add(int64(lists))
 }
 
 // String is the scope as the log has it.

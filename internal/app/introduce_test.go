@@ -1,6 +1,8 @@
 package app
 
 import (
+	"errors"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -9,7 +11,7 @@ import (
 )
 
 // Whoever investigates an emitter's events finds which credential wrote them, once.
-func TestWhoWritesAsAnEmitterIsNotedOnce(t *testing.T) {
+func TestWhoWritesAsAnEmitterAndHowMuchLeavesInFilesIsNoted(t *testing.T) {
 	s := serve(t, testConfig(t, t.TempDir()))
 	s.awaitReady(t)
 	key := s.makeKey(t, &pb.CreateKeyRequest{Name: "crm", Roles: []string{"emitter"}, Tenant: "acme"})
@@ -32,6 +34,18 @@ func TestWhoWritesAsAnEmitterIsNotedOnce(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal("the log does not say who wrote")
 		}
+	}
+	// The log also says how many events left in files, which no answer is a list of.
+	stream, err := pb.NewExportServiceClient(s.grpc).ExportEvents(t.Context(), &pb.ExportEventsRequest{Filter: `emitter_id = "acme::e"`, Formats: []string{"csv"}})
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	if !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	resp, err := pb.NewQueryServiceClient(s.grpc).ListEvents(t.Context(), &pb.ListEventsRequest{Filter: `method = "mcpaudit/export_events" AND labels.phase = "end"`})
+	if err != nil || len(resp.GetEvents()) != 1 || resp.GetEvents()[0].GetLabels()["rows"] != "3" {
+		t.Errorf("the export is noted as %v, %v", resp.GetEvents(), err)
 	}
 	got := list()
 	if len(got) != 1 || got[0].GetTarget() != "acme::e" || got[0].GetTenant() != "acme" || got[0].GetPrincipalName() != "crm" ||

@@ -191,6 +191,8 @@ func (s *Server) export(ctx context.Context, who *auth.Access, req *pb.ExportEve
 			return err
 		}
 	}
+	before := st.Events // of an export that goes on, the log has them already
+	defer func() { who.Rows(int64(st.Events - before)) }()
 	r := &reader{cfg: &s.cfg, store: s.store, state: *st, cond: cond, args: args}
 	r.state.Logs = slices.Clone(st.Logs)
 	w := &writer{cfg: &s.cfg, state: st, send: send}
