@@ -101,22 +101,10 @@ make events of others then. Names end with * for all that begin so.`,
 		if err != nil {
 			return fmt.Errorf("create key: %w", err)
 		}
-		c, err := dial("create key", *to, "")
-		if err != nil {
-			return err
-		}
-		defer c.conn.Close()
-		save, err := newKeyFile(out)
-		if err != nil {
-			return fmt.Errorf("create key: %w", err)
-		}
-		resp, err := pb.NewAccessServiceClient(c.conn).CreateKey(cmd.Context(), &pb.CreateKeyRequest{
-			Name: args[0], Roles: roles, Tenant: tenant, Servers: servers, Emitters: emitters, Content: content, Lifetime: durationpb.New(life)})
-		if err != nil {
-			save.drop()
-			return c.explain(err)
-		}
-		return s.showKey(save, resp.GetKey(), resp.GetText(), asJSON)
+		return s.makeKey("create key", *to, out, asJSON, func(service pb.AccessServiceClient) (keyMade, error) {
+			return service.CreateKey(cmd.Context(), &pb.CreateKeyRequest{
+				Name: args[0], Roles: roles, Tenant: tenant, Servers: servers, Emitters: emitters, Content: content, Lifetime: durationpb.New(life)})
+		})
 	}
 	return cmd
 }
@@ -150,6 +138,31 @@ func (k keyFile) drop() {
 func (k keyFile) save(text string) error {
 	_, err := io.WriteString(k.f, text+"\n")
 	return errors.Join(err, k.f.Sync(), k.f.Close())
+}
+
+// keyMade is the answer of a method that makes a key.
+type keyMade interface {
+	GetKey() *pb.Key
+	GetText() string
+}
+
+// makeKey has the service make a key, and shows it.
+func (s *surroundings) makeKey(doing string, to client.Config, out string, asJSON bool, ask func(pb.AccessServiceClient) (keyMade, error)) error {
+	c, err := dial(doing, to, "")
+	if err != nil {
+		return err
+	}
+	defer c.conn.Close()
+	save, err := newKeyFile(out)
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	made, err := ask(pb.NewAccessServiceClient(c.conn))
+	if err != nil {
+		save.drop()
+		return c.explain(err)
+	}
+	return s.showKey(save, made.GetKey(), made.GetText(), asJSON)
 }
 
 // showKey gives a new key to who asked for it, and says what to do with it.
@@ -263,21 +276,9 @@ old one goes on being taken for --overlap, so that its holders can change over.`
 		if err != nil {
 			return fmt.Errorf("rotate key: %w", err)
 		}
-		c, err := dial("rotate key", *to, "")
-		if err != nil {
-			return err
-		}
-		defer c.conn.Close()
-		save, err := newKeyFile(out)
-		if err != nil {
-			return fmt.Errorf("rotate key: %w", err)
-		}
-		resp, err := pb.NewAccessServiceClient(c.conn).RotateKey(cmd.Context(), &pb.RotateKeyRequest{KeyId: args[0], Lifetime: durationpb.New(life), Overlap: durationpb.New(lap)})
-		if err != nil {
-			save.drop()
-			return c.explain(err)
-		}
-		return s.showKey(save, resp.GetKey(), resp.GetText(), asJSON)
+		return s.makeKey("rotate key", *to, out, asJSON, func(service pb.AccessServiceClient) (keyMade, error) {
+			return service.RotateKey(cmd.Context(), &pb.RotateKeyRequest{KeyId: args[0], Lifetime: durationpb.New(life), Overlap: durationpb.New(lap)})
+		})
 	}
 	return cmd
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/mcpaudit/mcpaudit/detect"
 	"github.com/mcpaudit/mcpaudit/detect/rules"
+	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/internal/app"
 )
 
@@ -120,7 +121,7 @@ func noRule(name string, set rules.Set) error {
 	for _, r := range set {
 		names = append(names, r.Name)
 	}
-	return fmt.Errorf("there is no rule %q; the nearest is %q", name, detect.Nearest(name, names))
+	return fmt.Errorf("there is no rule %q; the nearest is %q", name, event.Nearest(name, names))
 }
 
 func sourceOf(r rules.Rule) string {

@@ -12,7 +12,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/mcpaudit/mcpaudit/detect"
+	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
 // decodeFile reads a file's one document. It is strict: the YAML library's own
@@ -90,7 +90,7 @@ func decodeStruct(file, where string, n *yaml.Node, into reflect.Value) error {
 		field, known := fields[key.Value]
 		switch {
 		case !known:
-			return fmt.Errorf("%s:%d: %s has no key %q; the nearest is %q", file, key.Line, where, key.Value, detect.Nearest(key.Value, names))
+			return fmt.Errorf("%s:%d: %s has no key %q; the nearest is %q", file, key.Line, where, key.Value, event.Nearest(key.Value, names))
 		case seen[key.Value]:
 			return fmt.Errorf("%s:%d: %s of %s is set twice", file, key.Line, key.Value, where)
 		}

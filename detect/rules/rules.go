@@ -36,6 +36,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/mcpaudit/mcpaudit/detect"
+	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
 //go:embed shipped/*.yaml
@@ -167,7 +168,7 @@ func (s Set) read(f File) (Set, error) {
 		}
 		if d.Disabled {
 			if base == nil {
-				return nil, fmt.Errorf("%sthere is no rule %s to disable; the nearest is %s", at, d.Name, detect.Nearest(d.Name, s.names()))
+				return nil, fmt.Errorf("%sthere is no rule %s to disable; the nearest is %s", at, d.Name, event.Nearest(d.Name, s.names()))
 			}
 			s = slices.Delete(s, i, i+1)
 			continue
@@ -219,7 +220,7 @@ func (d *ruleDoc) rule(file string, base *Rule, others Set, events *int) (Rule, 
 	} else if d.Detector == "" {
 		near := ""
 		if len(others) > 0 {
-			near = fmt.Sprintf(", or change the shipped rule that is nearest, %s", detect.Nearest(d.Name, others.names()))
+			near = fmt.Sprintf(", or change the shipped rule that is nearest, %s", event.Nearest(d.Name, others.names()))
 		}
 		return fail("names no detector; give it one of %s%s", kindNames(), near)
 	}
@@ -247,7 +248,7 @@ func (d *ruleDoc) rule(file string, base *Rule, others Set, events *int) (Rule, 
 	}
 	kind, ok := detect.KindOf(r.Detector)
 	if !ok {
-		return fail("there is no detector %q; the nearest is %s", r.Detector, detect.Nearest(r.Detector, strings.Split(kindNames(), ", ")))
+		return fail("there is no detector %q; the nearest is %s", r.Detector, event.Nearest(r.Detector, strings.Split(kindNames(), ", ")))
 	}
 	with := kind.New()
 	if base != nil {

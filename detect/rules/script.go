@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mcpaudit/mcpaudit/detect"
 	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
@@ -269,7 +268,7 @@ func setField(e *event.Event, name, value string) error {
 	for n := range scriptFields {
 		names = append(names, n)
 	}
-	return fmt.Errorf("there is no field %q; the nearest is %q", name, detect.Nearest(name, names))
+	return fmt.Errorf("there is no field %q; the nearest is %q", name, event.Nearest(name, names))
 }
 
 // standFor is the digest of a text that stands for a value.

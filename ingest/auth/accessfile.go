@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
 // Bounds of an access file. Each is far beyond what somebody writes by hand.
@@ -300,7 +302,7 @@ func (d *grantDoc) check(issuers []string) error {
 	case len(issuers) == 0:
 		return atLine(t.line, "token names issuer %q, and there are no issuers", t.Issuer)
 	case !slices.Contains(issuers, t.Issuer):
-		return atLine(t.line, "there is no issuer %q; the nearest is %q", t.Issuer, nearestName(t.Issuer, issuers))
+		return atLine(t.line, "there is no issuer %q; the nearest is %q", t.Issuer, event.Nearest(t.Issuer, issuers))
 	case t.Value == "*":
 		return atLine(t.line, "value is compared exactly, and * does not stand for every value")
 	case len(t.Claim) > maxClaimName || len(d.TenantClaim) > maxClaimName:

@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"io"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
 // The access file decides who gets in, so nothing in it may be ignored: a misspelt
@@ -108,7 +109,7 @@ func decodeMapping(where string, n *yaml.Node, into reflect.Value) error {
 		field, known := fields[key.Value]
 		switch {
 		case !known:
-			return atLine(key.Line, "%s has no key %q; the nearest is %q", where, key.Value, nearestName(key.Value, names))
+			return atLine(key.Line, "%s has no key %q; the nearest is %q", where, key.Value, event.Nearest(key.Value, names))
 		case seen[key.Value]:
 			return atLine(key.Line, "%s of %s is set twice", key.Value, where)
 		}
@@ -118,25 +119,4 @@ func decodeMapping(where string, n *yaml.Node, into reflect.Value) error {
 		}
 	}
 	return nil
-}
-
-// nearestName is the name that shares most letters with a misspelt one at both ends,
-// and of those the closest in length; "" when there are no names.
-func nearestName(name string, names []string) string {
-	if len(names) == 0 {
-		return ""
-	}
-	score := func(n string) int {
-		most := min(len(n), len(name))
-		head := 0
-		for head < most && n[head] == name[head] {
-			head++
-		}
-		tail := 0
-		for tail < most-head && n[len(n)-1-tail] == name[len(name)-1-tail] {
-			tail++
-		}
-		return 4*(head+tail) - max(len(n)-len(name), len(name)-len(n))
-	}
-	return slices.MaxFunc(slices.Sorted(slices.Values(names)), func(a, b string) int { return score(a) - score(b) })
 }

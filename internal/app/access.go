@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/mcpaudit/mcpaudit/ingest"
 	"github.com/mcpaudit/mcpaudit/ingest/auth"
+	"github.com/mcpaudit/mcpaudit/ingest/client"
 	"github.com/mcpaudit/mcpaudit/ingest/diary"
 	"github.com/mcpaudit/mcpaudit/ingest/redact"
 	"github.com/mcpaudit/mcpaudit/ingest/rpc"
@@ -22,10 +22,10 @@ import (
 	"github.com/mcpaudit/mcpaudit/internal/transport"
 )
 
-// Bootstrap begins the names of who made a key that nobody with a key has made.
+// Who made a key that nobody with a key has made.
 const (
 	bootstrapLocal = "bootstrap:first start"
-	BootstrapHand  = "bootstrap:command"
+	bootstrapHand  = "bootstrap:command"
 )
 
 // localKeyLife is that of the key of a first start on a laptop.
@@ -62,9 +62,8 @@ func firstKey(ctx context.Context, cfg *Config, keys *auth.Keyring, d Deps) erro
 }
 
 func onLoopback(address string) bool {
-	host, _, err := net.SplitHostPort(address)
-	ip := net.ParseIP(host)
-	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
+	local, err := client.Loopback(address)
+	return err == nil && local
 }
 
 // keyWatch notes keys that the log does not know: made beside the service, which is
@@ -172,7 +171,6 @@ type access struct {
 	quota   *auth.Quota
 
 	introductions *introductions // of emitters
-	log           *slog.Logger
 
 	certificates *transport.Certificates // nil without TLS
 	close        func()
@@ -180,7 +178,7 @@ type access struct {
 
 // newAccess reads who may come in. On a laptop it makes the first key.
 func newAccess(ctx context.Context, cfg *Config, s *store.Store, record diary.Recorder, redactor *redact.Redactor, d Deps, m *metrics) (*access, error) {
-	a := &access{keys: auth.NewKeyring(s, d.Now, d.Log), log: d.Log, close: func() {}}
+	a := &access{keys: auth.NewKeyring(s, d.Now, d.Log), close: func() {}}
 	if err := a.keys.Load(ctx); err != nil {
 		return nil, err
 	}
@@ -280,6 +278,6 @@ func Bootstrap(ctx context.Context, cfg Config, engineDirs []string, g auth.Gran
 	if err := keys.Load(ctx); err != nil {
 		return auth.Key{}, "", err
 	}
-	k, text, err := keys.Make(ctx, "bootstrap", []auth.Grant{g}, BootstrapHand, life)
+	k, text, err := keys.Make(ctx, "bootstrap", []auth.Grant{g}, bootstrapHand, life)
 	return k, text.Reveal(), err
 }

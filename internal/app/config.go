@@ -18,9 +18,9 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/mcpaudit/mcpaudit/detect"
 	"github.com/mcpaudit/mcpaudit/detect/live"
 	"github.com/mcpaudit/mcpaudit/ingest/broker"
+	"github.com/mcpaudit/mcpaudit/ingest/event"
 	"github.com/mcpaudit/mcpaudit/ingest/kafka"
 	"github.com/mcpaudit/mcpaudit/ingest/retention"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
@@ -408,7 +408,7 @@ func readNode(file, prefix string, n *yaml.Node, settings map[string]Setting, se
 		section := slices.ContainsFunc(sortedKeys(settings), func(k string) bool { return strings.HasPrefix(k, name+".") })
 		switch {
 		case !known && !section:
-			return fmt.Errorf("%s:%d: there is no setting %q; the nearest is %q", file, key.Line, name, detect.Nearest(name, sortedKeys(settings)))
+			return fmt.Errorf("%s:%d: there is no setting %q; the nearest is %q", file, key.Line, name, event.Nearest(name, sortedKeys(settings)))
 		case section:
 			if err := readNode(file, name+".", value, settings, seen); err != nil {
 				return err

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mcpaudit/mcpaudit/detect"
+	"github.com/mcpaudit/mcpaudit/ingest/event"
 )
 
 func TestABadFileIsRefusedWithItsPlaceAndReason(t *testing.T) {
@@ -196,7 +196,7 @@ func TestTheNearestNameIsTheOneThatWasMeant(t *testing.T) {
 	}
 	for typed, want := range map[string]string{"store.pth": "store.path", "listen.http_": "listen.http", "retention.auot": "retention.auto",
 		"lod.level": "log.level", "query.time_out": "query.timeout", "role": "roles"} {
-		if got := detect.Nearest(typed, names); got != want {
+		if got := event.Nearest(typed, names); got != want {
 			t.Errorf("%s: %s, want %s", typed, got, want)
 		}
 	}
