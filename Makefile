@@ -39,11 +39,11 @@ race: setup ## the tests of everything concurrent under the race detector
 	deploy/dev/inmemory.sh $(MAKE) --no-print-directory -j2 -Orecurse race-all race-some
 
 race-all:
-	go test -race -skip "OnAServer|PastSchema|HostileRequests|EachRole|TenThousand|HearsWhat" ./query ./ingest/store/... ./ingest ./ingest/anchor/... ./ingest/auth ./ingest/client ./ingest/diary ./ingest/emit ./ingest/emit/gosdk ./ingest/rpc ./ingest/wrap ./internal/app ./internal/transport
+	go test -race -skip "OnAServer|PastSchema|HostileRequests|EachRole|TenThousand" ./ingest/store/... ./ingest ./ingest/anchor/... ./ingest/auth ./ingest/client ./ingest/diary ./ingest/emit ./ingest/emit/gosdk ./ingest/rpc ./ingest/wrap ./internal/app ./internal/transport
 
 race-some:
 	go test -race -run "OfATopic|DeadLetter|Rebalance|JoinAndLeave" ./ingest/kafka
-	go test -race -run "Reload|Runner|RunFollows|Watch" ./detect/live ./query/findings
+	go test -race -run "Reload|Runner|RunFollows|Watch|WhileEventsArrive|LeavesEnds" ./detect/live ./query ./query/findings
 
 fuzz: ## each fuzz target for FUZZTIME (default 10s)
 	@deploy/dev/fuzz.sh $${FUZZTIME:-10s}

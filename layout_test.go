@@ -17,8 +17,8 @@ import (
 const module = "github.com/mcpaudit/mcpaudit/"
 
 // rooms are the folders in the order in which imports run: a package may import
-// its own room and those before it, never one behind it.
-var rooms = []string{"proto", "ingest", "detect", "query", "internal", "cmd"}
+// its own room and those before it, never one behind it. dashboards imports nothing.
+var rooms = []string{"dashboards", "proto", "ingest", "detect", "query", "internal", "cmd"}
 
 // pure packages do no I/O and never ask for the time; the values are what else
 // they may import of ours.

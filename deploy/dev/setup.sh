@@ -2,17 +2,17 @@
 # Installs what a Debian-like machine lacks to build, test and demonstrate
 # mcpaudit, and says what it does. Quick when nothing is missing.
 #
-#   deploy/dev/setup.sh [all|npm|python|engine|kafka]     default: all
+#   deploy/dev/setup.sh [all|npm|python|engine|kafka|alerting]     default: all
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 say() { printf 'setup: %s\n' "$*" >&2; }
 
-# need COMMAND PACKAGE: installs a Debian package when its command is missing.
+# need COMMAND PACKAGE [OPTION]: installs a Debian package when its command is missing.
 need() {
   command -v "$1" >/dev/null && return
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "installing Debian package $2 (no $1 found)"
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >&2
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq ${3:+"$3"} "$2" >&2
   else
     say "$1 is missing; install it (Debian: apt-get install $2) and run this again"
     exit 1
@@ -59,20 +59,28 @@ kafka() (
   need java default-jre-headless && need mvn maven && deploy/dev/kafka.sh install
 )
 
+# What alerts are tried with. Debian starts both as services where it has an init; tests
+# start their own, on other ports.
+alerting() {
+  need prometheus prometheus --no-install-recommends
+  need prometheus-alertmanager prometheus-alertmanager --no-install-recommends
+}
+
 need go golang
 case "${1:-all}" in
   npm) npm_packages ;;
   python) python_packages ;;
   engine) engine ;;
   kafka) kafka ;;
+  alerting) alerting ;;
   all)
     # Debian's packages one after another: apt takes a lock. The rest waits for downloads,
     # so side by side.
-    need node nodejs; need npm npm; need_python
+    need node nodejs; need npm npm; need_python; alerting
     npm_packages & npm=$!
     python_packages & python=$!
     engine & engine=$!
     kafka || say "Kafka could not be installed (see above): its tests will run against kfake"
     wait $npm && wait $python && wait $engine ;;
-  *) say "unknown part $1; use all, npm, python, engine or kafka"; exit 2 ;;
+  *) say "unknown part $1; use all, npm, python, engine, kafka or alerting"; exit 2 ;;
 esac
