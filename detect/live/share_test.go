@@ -15,7 +15,7 @@ import (
 )
 
 // versions is what the store has of findings, whoever told it, in no order of telling,
-// and how many each teller has told.
+// and how many each teller has told. Whether it was told as history is left out.
 func versions(t *testing.T, s *store.Store) (out []string, tellers map[string]int) {
 	t.Helper()
 	tellers = map[string]int{}
@@ -32,7 +32,7 @@ func versions(t *testing.T, s *store.Store) (out []string, tellers map[string]in
 		if tellers[f.Teller]++; f.Seq != uint64(tellers[f.Teller]) {
 			t.Errorf("version %d of teller %q has number %d", tellers[f.Teller], f.Teller, f.Seq)
 		}
-		f.ToldAt, f.Seq, f.Teller = 0, 0, ""
+		f.ToldAt, f.Seq, f.Teller, f.History = 0, 0, "", false
 		out = append(out, fmt.Sprintf("%+v", *f))
 	}
 	if err := rows.Err(); err != nil {
@@ -176,6 +176,18 @@ func TestWhatAShareThatNeverSavedWouldHaveToldIsHistory(t *testing.T) {
 	}
 	got, _ := versions(t, h.store)
 	compare(t, "both", got, want)
+	history, err := h.store.Query(t.Context(), store.Limits{}, "SELECT 1 FROM findings WHERE history")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer history.Close()
+	n := 0
+	for history.Next() {
+		n++
+	}
+	if err := history.Err(); err != nil || n != len(a.heard) {
+		t.Errorf("%d versions are stored as history, %v; want %d", n, err, len(a.heard))
+	}
 }
 
 // What is lost with the history is ended by the share that would find it, and by that

@@ -119,13 +119,16 @@ func toRow(t *Told) store.Finding {
 		Tenant: f.Tenant, Principal: f.Principal, AgentID: f.AgentID, SessionID: f.SessionID, TraceID: f.TraceID,
 		Server: f.Server, Target: f.Target, EmitterID: f.Emitter,
 		StartedAt: f.StartedAt, LastSeenAt: f.LastSeenAt, EndedAt: f.EndedAt, OpenedAt: f.OpenedAt,
-		Events: f.Events, EventIDs: f.EventIDs, State: f.State,
+		Events: f.Events, EventIDs: f.EventIDs, State: f.State, History: t.History,
 	}
 	for _, w := range f.Workings {
 		row.Workings = append(row.Workings, store.Working(w))
 	}
 	return row
 }
+
+// FindingOf is the finding of a stored version.
+func FindingOf(row *store.Finding) (detect.Finding, error) { return fromRow(row) }
 
 // fromRow is what toRow made a row of.
 func fromRow(row *store.Finding) (detect.Finding, error) {

@@ -21,7 +21,10 @@ import (
 //     all shards, and what every SELECT and INSERT names.
 //   - All others are small and whole on every machine: one Replicated… table whose
 //     replicas are all machines of the cluster. Statements about findings join three of
-//     them: here that join is local, and no statement joins two Distributed tables.
+//     them: here that join is local, and no statement joins two Distributed tables. What
+//     was added up for dashboards is among them: it is a tenth of the events at most, a
+//     panel is then one machine's work, and whoever adds up a log writes to the machine
+//     that it is connected to and reads there what it has written.
 //
 // Writing. A batch goes through NAME to the shard of its log (shardOf): all its rows
 // have one log and one month, so on that shard it is one part, stored whole or not at
@@ -115,7 +118,7 @@ func quoted(s string) string { return "'" + strings.NewReplacer(`\`, `\\`, `'`, 
 // The forms of statements that define or empty tables. Those of the schema files and
 // of retention have no others.
 var (
-	createForm  = regexp.MustCompile(`(?s)^CREATE TABLE IF NOT EXISTS (\w+)\s*(\(.*\))\s*ENGINE = (ReplacingMergeTree|MergeTree)(?:\((\w+)\))?\n(.*)$`)
+	createForm  = regexp.MustCompile(`(?s)^CREATE TABLE IF NOT EXISTS (\w+)\s*(\(.*\))\s*ENGINE = (ReplacingMergeTree|AggregatingMergeTree|MergeTree)(?:\((\w+)\))?\n(.*)$`)
 	createAs    = regexp.MustCompile(`^CREATE TABLE (\w+) AS (\w+)$`)
 	dropForm    = regexp.MustCompile(`^DROP TABLE IF EXISTS (\w+) SYNC$`)
 	mergeForm   = regexp.MustCompile(`^OPTIMIZE TABLE (\w+) FINAL$`)

@@ -39,6 +39,9 @@ type Finding struct {
 	Events                uint64
 	EventIDs              []event.ID
 	State                 string
+	// History is set for what was found in events that were stored before there was a
+	// runner: nobody is told of it.
+	History bool
 }
 
 // Working is one step of the arithmetic behind a finding.
@@ -47,7 +50,7 @@ type Working struct{ Name, Value string }
 // FindingColumns are the columns that [ScanFinding] reads, in its order.
 const FindingColumns = "teller, seq, told_at, finding_id, version, worse, rule, detector, severity, score, reason, observed, expected, " +
 	"`workings.name`, `workings.value`, tenant, principal, agent_id, session_id, trace_id, server, target, emitter_id, " +
-	"started_at, last_seen_at, ended_at, opened_at, events, event_ids, state"
+	"started_at, last_seen_at, ended_at, opened_at, events, event_ids, state, history"
 
 // MaxFindings is how many rows one AppendFindings takes.
 const MaxFindings = 10_000
@@ -121,7 +124,7 @@ func appendFinding(insert driver.Batch, f *Finding) error {
 		f.Reason, f.Observed, f.Expected, names, values,
 		f.Tenant, f.Principal, f.AgentID, f.SessionID, f.TraceID, f.Server, f.Target, f.EmitterID,
 		time.UnixMicro(f.StartedAt), time.UnixMicro(f.LastSeenAt), time.UnixMicro(f.EndedAt), time.UnixMicro(f.OpenedAt),
-		f.Events, ids, f.State)
+		f.Events, ids, f.State, f.History)
 }
 
 // toldAlone looks whether these rows are the only ones of their numbers. A folder
@@ -151,7 +154,7 @@ func ScanFinding(rows driver.Rows) (*Finding, error) {
 	if err := rows.Scan(&f.Teller, &f.Seq, &told, &id, &f.Version, &f.Worse, &f.Rule, &f.Detector, &f.Severity, &f.Score,
 		&f.Reason, &f.Observed, &f.Expected, &names, &values,
 		&f.Tenant, &f.Principal, &f.AgentID, &f.SessionID, &f.TraceID, &f.Server, &f.Target, &f.EmitterID,
-		&started, &seen, &ended, &opened, &f.Events, &ids, &f.State); err != nil {
+		&started, &seen, &ended, &opened, &f.Events, &ids, &f.State, &f.History); err != nil {
 		return nil, fmt.Errorf("read finding: %w", err)
 	}
 	if len(names) != len(values) {

@@ -35,7 +35,7 @@ func TestAStoreOfAnotherProgramIsRefused(t *testing.T) {
 		change string
 		want   string
 	}{
-		"newer": {"INSERT INTO schema_migrations SELECT 99, '0099_later.sql', '', now64(6)", "migrate store: it has schema 99, this program knows 6; use a newer mcpaudit"},
+		"newer": {"INSERT INTO schema_migrations SELECT 99, '0099_later.sql', '', now64(6)", "migrate store: it has schema 99, this program knows 8; use a newer mcpaudit"},
 		"other contents": {"INSERT INTO schema_migrations SELECT 1, '0001_events.sql', 'another', now64(6)",
 			"migrate store: schema file 0001_events.sql was applied with other contents; use the mcpaudit that made this store"},
 	} {

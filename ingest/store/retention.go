@@ -329,8 +329,12 @@ func wholesale(ctx context.Context) context.Context {
 	return clickhouse.Context(ctx, clickhouse.WithSettings(clickhouse.Settings{"max_partition_size_to_drop": 0, "max_table_size_to_drop": 0}))
 }
 
-// DropMonth removes all events that expire in a month, at once.
+// DropMonth removes all events that expire in a month, at once, and before them what was
+// added up of them: when that is interrupted the events are there, and it is done again.
 func (s *Store) DropMonth(ctx context.Context, month uint16) error {
+	if err := s.dropActivity(ctx, month); err != nil {
+		return err
+	}
 	if err := s.define(wholesale(ctx), "ALTER TABLE events DROP PARTITION ID '"+partitionID(month)+"'"); err != nil {
 		return fmt.Errorf("drop the events that expire in %s: %w", monthName(month), mayNot(err))
 	}
@@ -393,8 +397,12 @@ func (s *Store) Staged(ctx context.Context) (n uint64, err error) {
 }
 
 // ReplaceMonth puts what was gathered in the place of all events that expire in a
-// month, at once: no reader sees less of them.
+// month, at once: no reader sees less of them. What was added up of the month goes
+// before, all of it: it would still name whom the dropped ones were about.
 func (s *Store) ReplaceMonth(ctx context.Context, month uint16) error {
+	if err := s.dropActivity(ctx, month); err != nil {
+		return err
+	}
 	ctx, err := s.replacing(ctx)
 	if err != nil {
 		return fmt.Errorf("replace the events that expire in %s by those that stay: %w", monthName(month), err)
@@ -411,7 +419,7 @@ func mayNot(err error) error {
 	if Code(err) != accessDenied {
 		return err
 	}
-	return errors.Join(errors.New("the store's account may not do it: grant it ALTER DELETE on events, and CREATE TABLE, INSERT, SELECT and DROP TABLE on "+retained), err)
+	return errors.Join(errors.New("the store's account may not do it: grant it ALTER DELETE on events, activity_hourly, tools_hourly and emitters_hourly, and CREATE TABLE, INSERT, SELECT and DROP TABLE on "+retained), err)
 }
 
 // partitionID is the engine's name of the partition of a month.

@@ -114,7 +114,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		if c.MemoryLimit == 0 {
 			c.MemoryLimit = 2 << 30
 		}
-		engine, err := embedded.Open(embedded.Config{Library: c.Library, Path: c.Path, MemoryLimit: c.MemoryLimit, Connections: connections})
+		engine, err := embedded.Open(embedded.Config{Library: c.Library, Path: c.Path, MemoryLimit: c.MemoryLimit, Connections: connections, Readers: sqlReaders})
 		if err != nil {
 			return nil, err
 		}

@@ -14,9 +14,9 @@ import (
 // not thought of.
 var (
 	// ofTenants are the tables whose rows belong to a tenant each: those of its tenants.
-	ofTenants = []string{"events", "findings", "finding_actions"}
+	ofTenants = []string{"events", "findings", "finding_actions", "activity_hourly", "tools_hourly", "tool_definitions", "emitters_hourly", "notifications"}
 	// closed are tables that are the service's own business: nothing.
-	closed = []string{"api_keys", "cursors", "detector_state", "schema_migrations"}
+	closed = []string{"activity_ranges", "api_keys", "cursors", "detector_state", "schema_migrations"}
 	// The others, logs, ledger and kept, are about all tenants at once: which logs there
 	// are, how many batches, and hashes by which somebody proves what is his own.
 )

@@ -33,8 +33,9 @@ type question struct {
 // patient are the limits of both sides: the slowest question reads every event.
 var patient = store.Limits{Time: 5 * time.Minute, Memory: 4 << 30}
 
-// searched asks questions of Events events that lie over 90 days. The limit of
-// each is the same question written by hand in SQL, read into the same events.
+// searched asks questions of Events events that lie over 90 days, those of dashboards
+// first. The limit of each is the same question written by hand in SQL, read into the
+// same events.
 func searched(ctx context.Context, e Env) ([]Result, error) {
 	s, err := store.Open(ctx, store.Config{Path: filepath.Join(e.Data, "search"), Library: e.Library, MemoryLimit: 8 << 30})
 	if err != nil {
@@ -47,6 +48,15 @@ func searched(ctx context.Context, e Env) ([]Result, error) {
 	if err := fill(ctx, e, s); err != nil {
 		return nil, err
 	}
+	results, err := addUp(ctx, e, s)
+	if err != nil {
+		return nil, err
+	}
+	seen, err := look(ctx, e, s)
+	if err != nil {
+		return nil, err
+	}
+	results = append(results, seen...)
 	questions, err := ask(ctx, s)
 	if err != nil {
 		return nil, err
@@ -56,7 +66,6 @@ func searched(ctx context.Context, e Env) ([]Result, error) {
 		return nil, err
 	}
 	defer stop()
-	var results []Result
 	for _, q := range questions {
 		fmt.Fprintln(e.Say, "asking: "+q.name)
 		var api, hand []time.Duration
@@ -142,7 +151,8 @@ func fill(ctx context.Context, e Env, s *store.Store) error {
 		ev.LogID, ev.Leaf, ev.ExpiresMonth = "base", uint32(i), 20819
 		batch.Events = append(batch.Events, ev)
 	}
-	for _, sql := range []string{"DROP TABLE IF EXISTS base", "TRUNCATE TABLE events", "CREATE TABLE base AS events ENGINE = MergeTree ORDER BY leaf"} {
+	for _, sql := range []string{"DROP TABLE IF EXISTS base", "TRUNCATE TABLE events", "TRUNCATE TABLE ledger", "TRUNCATE TABLE activity_ranges", "TRUNCATE TABLE activity_hourly",
+		"TRUNCATE TABLE tools_hourly", "TRUNCATE TABLE emitters_hourly", "TRUNCATE TABLE tool_definitions", "CREATE TABLE base AS events ENGINE = MergeTree ORDER BY leaf"} {
 		if err := run(ctx, s, sql); err != nil {
 			return err
 		}

@@ -30,6 +30,10 @@ type Config struct {
 	Path string
 	// Connections is how many statements run at once. Default 4, at most 64.
 	Connections int
+	// Readers is how many statements of [Engine.Read] run at once beside them: these
+	// have connections of their own, whose rights are those of the role reader in
+	// users.xml. Default 0, which is no Read at all; at most 16.
+	Readers int
 	// MemoryLimit bounds what the engine allocates in all, in bytes. Default,
 	// and at most, nine tenths of the machine's memory.
 	MemoryLimit uint64
@@ -47,6 +51,8 @@ func (c Config) Validate() error {
 		return errors.New("embedded engine: path is empty")
 	case c.Connections < 0 || c.Connections > 64:
 		return fmt.Errorf("embedded engine: connections is %d, and may be 1 to 64", c.Connections)
+	case c.Readers < 0 || c.Readers > 16:
+		return fmt.Errorf("embedded engine: readers is %d, and may be 0 to 16", c.Readers)
 	}
 	for name := range c.Settings {
 		if !plainName.MatchString(name) {
@@ -66,6 +72,7 @@ type Engine struct {
 	zone    string            // its time zone
 
 	idle    chan *conn // connections that run nothing; as many as Config.Connections
+	readers chan *conn // the same of Config.Readers
 	closing chan struct{}
 	once    sync.Once
 
@@ -80,6 +87,7 @@ type conn struct {
 	mark     string            // what its statements are found by among the engine's running ones
 	database string            // the current one
 	settings map[string]string // in force since the last statement, beyond Engine.base
+	reads    bool              // it has the rights of a reader, for as long as it lasts
 }
 
 func (c *conn) handle() unsafe.Pointer { return *(*unsafe.Pointer)(c.address) }
@@ -127,8 +135,8 @@ func Open(cfg Config) (*Engine, error) {
 	if n == 0 {
 		n = 4
 	}
-	e.idle = make(chan *conn, n)
-	if err := e.connectAll(n); err != nil {
+	e.idle, e.readers = make(chan *conn, n), make(chan *conn, cfg.Readers)
+	if err := e.connectAll(n, cfg.Readers); err != nil {
 		e.disconnectAll()
 		if locked := checkUnlocked(path); locked != nil {
 			err = locked // it was taken between our look and the engine's
@@ -139,15 +147,22 @@ func Open(cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-func (e *Engine) connectAll(n int) error {
+func (e *Engine) connectAll(n, readers int) error {
 	for range n {
-		c, err := e.connect()
+		c, err := e.connect(false)
 		if err != nil {
 			return err
 		}
 		e.idle <- c
 	}
-	killer, err := e.connect()
+	for range readers {
+		c, err := e.connect(true)
+		if err != nil {
+			return err
+		}
+		e.readers <- c
+	}
+	killer, err := e.connect(false)
 	if err != nil {
 		return err
 	}
@@ -160,8 +175,10 @@ func (e *Engine) connectAll(n int) error {
 	return nil
 }
 
-// connect opens one connection; the first one opens the data folder.
-func (e *Engine) connect() (*conn, error) {
+// connect opens one connection; the first one opens the data folder. A reader's gives
+// up all other rights at once. Nothing gives them back to it but a SET ROLE, and what
+// acts on a session is not served.
+func (e *Engine) connect(reads bool) (*conn, error) {
 	var address unsafe.Pointer
 	if err := keepSignals(func() { address = e.lib.open(e.args) }); err != nil {
 		return nil, err
@@ -169,10 +186,16 @@ func (e *Engine) connect() (*conn, error) {
 	if address == nil {
 		return nil, errors.New("the engine refused; it has said why on standard error")
 	}
-	c := &conn{address: address, mark: strconv.FormatUint(e.connections.Add(1), 10), database: defaultDatabase}
-	if _, err := e.lib.query(c.handle(), markStatement(c.mark), "Native", nil); err != nil {
-		e.disconnect(c)
-		return nil, err
+	c := &conn{address: address, mark: strconv.FormatUint(e.connections.Add(1), 10), database: defaultDatabase, reads: reads}
+	begin := []string{markStatement(c.mark), "SET ROLE engine"}
+	if reads {
+		begin[1] = "SET ROLE reader"
+	}
+	for _, sql := range begin {
+		if _, err := e.lib.query(c.handle(), sql, "Native", nil); err != nil {
+			e.disconnect(c)
+			return nil, err
+		}
 	}
 	return c, nil
 }
@@ -180,8 +203,10 @@ func (e *Engine) connect() (*conn, error) {
 func (e *Engine) disconnect(c *conn) { e.lib.closeConn(c.address) }
 
 func (e *Engine) disconnectAll() {
-	for len(e.idle) > 0 {
-		e.disconnect(<-e.idle)
+	for _, pool := range []chan *conn{e.idle, e.readers} {
+		for len(pool) > 0 {
+			e.disconnect(<-pool)
+		}
 	}
 	if e.killer != nil {
 		e.disconnect(e.killer)
@@ -194,9 +219,11 @@ func (e *Engine) disconnectAll() {
 func (e *Engine) Close() error {
 	e.once.Do(func() {
 		close(e.closing)
-		for range cap(e.idle) {
-			if c := <-e.idle; c != nil {
-				e.disconnect(c)
+		for _, pool := range []chan *conn{e.idle, e.readers} {
+			for range cap(pool) {
+				if c := <-pool; c != nil {
+					e.disconnect(c)
+				}
 			}
 		}
 		e.control.Lock()
@@ -215,9 +242,18 @@ func (e *Engine) Transport(*http.Transport) (http.RoundTripper, error) { return 
 // Version is that of the ClickHouse inside, such as "26.7.2.1".
 func (e *Engine) Version() string { return e.version }
 
+// pool is where a connection is while it runs nothing.
+func (e *Engine) pool(reads bool) chan *conn {
+	if reads {
+		return e.readers
+	}
+	return e.idle
+}
+
 // acquire waits for a connection. It gives up when ctx ends, when Close begins, and
 // after patience, when that is not 0.
-func (e *Engine) acquire(ctx context.Context, patience time.Duration) (*conn, error) {
+func (e *Engine) acquire(ctx context.Context, reads bool, patience time.Duration) (*conn, error) {
+	pool := e.pool(reads)
 	select {
 	case <-e.closing:
 		return nil, ErrClosed
@@ -233,22 +269,22 @@ func (e *Engine) acquire(ctx context.Context, patience time.Duration) (*conn, er
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-enough:
-		return nil, refuse(codeTooMany, "TOO_MANY_SIMULTANEOUS_QUERIES", fmt.Sprintf("all %d connections were busy for %s", cap(e.idle), patience))
-	case c := <-e.idle:
+		return nil, refuse(codeTooMany, "TOO_MANY_SIMULTANEOUS_QUERIES", fmt.Sprintf("all %d connections were busy for %s", cap(pool), patience))
+	case c := <-pool:
 		if c != nil {
 			return c, nil
 		}
 		// Its place was kept after a failed replacement.
-		c, err := e.connect()
+		c, err := e.connect(reads)
 		if err != nil {
-			e.idle <- nil
+			pool <- nil
 			return nil, fmt.Errorf("reconnect to engine on %q: %w", e.path, err)
 		}
 		return c, nil
 	}
 }
 
-func (e *Engine) release(c *conn) { e.idle <- c }
+func (e *Engine) release(c *conn) { e.pool(c.reads) <- c }
 
 // prepare puts a statement's database and settings in force on c, which is
 // replaced by a new connection (0.2 ms) when that fails half-way or when it
@@ -282,11 +318,11 @@ func (e *Engine) prepare(c *conn, database string, want map[string]string) (*con
 }
 
 func (e *Engine) replace(c *conn) (*conn, error) {
-	fresh, err := e.connect()
+	fresh, err := e.connect(c.reads)
 	if err != nil {
 		// Keep the pool's size; acquire tries again.
 		e.disconnect(c)
-		e.idle <- nil
+		e.pool(c.reads) <- nil
 		return nil, fmt.Errorf("reconnect to engine on %q: %w", e.path, err)
 	}
 	e.disconnect(c)

@@ -204,14 +204,14 @@ func TestNothingOutsideTheFolderIsReached(t *testing.T) {
 
 func TestWaitingForAConnectionEndsWithTheContext(t *testing.T) {
 	e := open(t, func(c *Config) { c.Connections = 1 })
-	held, err := e.acquire(t.Context(), 0)
+	held, err := e.acquire(t.Context(), false, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var waiting sync.WaitGroup
 	waiting.Go(func() {
-		if _, err := e.acquire(ctx, 0); !errors.Is(err, context.Canceled) {
+		if _, err := e.acquire(ctx, false, 0); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -283,7 +283,7 @@ func TestAClientThatGoesAwayEndsItsStatement(t *testing.T) {
 func TestAServerThatIsBusySaysSo(t *testing.T) {
 	e := open(t, func(c *Config) { c.Connections = 1 })
 	server := offer(t, e, func(a *Access) { a.Patience = 50 * time.Millisecond })
-	held, err := e.acquire(t.Context(), 0)
+	held, err := e.acquire(t.Context(), false, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,6 +37,7 @@ type library struct {
 
 	resultBuffer       func(result unsafe.Pointer) unsafe.Pointer
 	resultLength       func(result unsafe.Pointer) uintptr
+	resultRows         func(result unsafe.Pointer) uint64
 	resultError        func(result unsafe.Pointer) string
 	destroyQueryResult func(result unsafe.Pointer)
 }
@@ -84,6 +85,7 @@ func load(path string) (*library, error) {
 		{"chdb_destroy_insert_stream", &l.destroyInsertStream},
 		{"chdb_result_buffer", &l.resultBuffer},
 		{"chdb_result_length", &l.resultLength},
+		{"chdb_result_rows_read", &l.resultRows},
 		{"chdb_result_error", &l.resultError},
 		{"chdb_destroy_query_result", &l.destroyQueryResult},
 	} {

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,6 +25,11 @@ type request struct {
 	params   []parameter
 	protocol uint64    // client_protocol_version
 	deadline time.Time // by max_execution_time, from the arrival; zero for none
+
+	// tell, when it is set, says what a client may read of an error that ends a result
+	// which is under way.
+	tell func(code int, text string) string
+	rows *atomic.Int64 // counts the rows of a streamed result; nil for nobody
 }
 
 // overdue is the error of a statement whose max_execution_time is over, else nil.

@@ -54,7 +54,7 @@ func (e *Engine) serve(req *http.Request, patience time.Duration) (*http.Respons
 	if strings.TrimSpace(r.sql) == helloQuery && r.protocol > 0 {
 		return e.hello(req, r.protocol)
 	}
-	c, err := e.acquire(ctx, patience)
+	c, err := e.acquire(ctx, false, patience)
 	if err != nil {
 		return nil, err
 	}
@@ -112,6 +112,12 @@ func (e *Engine) run(req *http.Request, r *request, c *conn) (*http.Response, *c
 			return e.run(req, r, c)
 		}
 	}
+	return e.carryOut(req, r, c, a)
+}
+
+// carryOut has the engine run a statement that was looked at. The connection is as in
+// run.
+func (e *Engine) carryOut(req *http.Request, r *request, c *conn, a analysis) (*http.Response, *conn, error) {
 	switch keyword(r.sql) {
 	case "SELECT", "WITH":
 		if a.class == readOnly {
@@ -242,7 +248,7 @@ func fill(body io.Reader, buffer []byte) (n int, err error) {
 // that what fails early fails with status 500. An empty result, of which the
 // driver wants to hear by its length, frees the connection at once.
 func (e *Engine) stream(req *http.Request, r *request, c *conn) (*http.Response, *conn, error) {
-	s := &stream{engine: e, conn: c}
+	s := &stream{engine: e, conn: c, tell: r.tell, rows: r.rows}
 	s.ctx, s.cancel = context.WithCancel(req.Context())
 	if err := s.start(r); err != nil {
 		s.finish()

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 )
 
@@ -25,6 +26,9 @@ type stream struct {
 	tail   io.Reader      // an exception to append, or nothing
 	broken bool           // tail is an exception
 	closed bool
+
+	tell func(code int, text string) string // see request
+	rows *atomic.Int64
 }
 
 // start begins the statement without computing a block.
@@ -60,6 +64,9 @@ func (s *stream) fetch() error {
 		return err
 	}
 	s.rest = lib.view(s.result)
+	if s.rows != nil {
+		s.rows.Add(int64(lib.resultRows(s.result)))
+	}
 	s.ended = len(s.rest) == 0
 	return nil
 }
@@ -123,7 +130,11 @@ func (s *stream) Read(p []byte) (int, error) {
 		}
 		if err != nil {
 			s.giveBack()
-			s.tail, s.broken = strings.NewReader(newEngineError(err.Error()).framed()), true
+			said := newEngineError(err.Error())
+			if s.tell != nil {
+				said.text = s.tell(said.code, said.text)
+			}
+			s.tail, s.broken = strings.NewReader(said.framed()), true
 			return s.tail.Read(p)
 		}
 		if s.ended {

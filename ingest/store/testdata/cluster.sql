@@ -306,6 +306,148 @@ ENGINE = ReplicatedMergeTree('/clickhouse/mcpaudit/{database}/all/{table}', '{sh
 ORDER BY (key_id, changed_at)
 SETTINGS replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, min_compressed_bytes_to_fsync_after_fetch = 1;
 
+-- from: CREATE TABLE IF NOT EXISTS activity_hourly
+CREATE TABLE IF NOT EXISTS `mcp`.activity_hourly ON CLUSTER `audit`
+(
+    tenant         LowCardinality(String),
+    hour           DateTime('UTC'), -- of occurred_at; its last one is in 2105
+    server         LowCardinality(String),
+    environment    LowCardinality(String),
+    kind           LowCardinality(String),
+    target         LowCardinality(String),
+    principal      String,
+    principal_kind LowCardinality(String),
+    outcome        LowCardinality(String),
+    log_id         LowCardinality(String),
+    expires_month  Date,
+    last_batch     SimpleAggregateFunction(max, UInt64),
+    events         SimpleAggregateFunction(sum, UInt64),
+    denied         SimpleAggregateFunction(sum, UInt64), -- by outcome or decision
+    request_bytes  SimpleAggregateFunction(sum, UInt64),
+    response_bytes SimpleAggregateFunction(sum, UInt64),
+    duration_us    SimpleAggregateFunction(sum, UInt64),
+    longest_us     SimpleAggregateFunction(max, UInt64),
+    durations      AggregateFunction(quantilesBFloat16(0.5, 0.95, 0.99), UInt64), -- µs
+    first_at       SimpleAggregateFunction(min, DateTime64(6, 'UTC')),
+    last_at        SimpleAggregateFunction(max, DateTime64(6, 'UTC'))
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/mcpaudit/{database}/all/{table}', '{shard}-{replica}')
+PARTITION BY expires_month
+ORDER BY (tenant, hour, server, environment, kind, target, principal, principal_kind, outcome, log_id, expires_month)
+SETTINGS replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, min_compressed_bytes_to_fsync_after_fetch = 1;
+
+-- from: CREATE TABLE IF NOT EXISTS tools_hourly
+CREATE TABLE IF NOT EXISTS `mcp`.tools_hourly ON CLUSTER `audit`
+(
+    tenant         LowCardinality(String),
+    hour           DateTime('UTC'),
+    server         LowCardinality(String),
+    environment    LowCardinality(String),
+    kind           LowCardinality(String),
+    target         LowCardinality(String),
+    outcome        LowCardinality(String),
+    log_id         LowCardinality(String),
+    expires_month  Date,
+    last_batch     SimpleAggregateFunction(max, UInt64),
+    events         SimpleAggregateFunction(sum, UInt64),
+    denied         SimpleAggregateFunction(sum, UInt64),
+    request_bytes  SimpleAggregateFunction(sum, UInt64),
+    response_bytes SimpleAggregateFunction(sum, UInt64),
+    duration_us    SimpleAggregateFunction(sum, UInt64),
+    longest_us     SimpleAggregateFunction(max, UInt64),
+    durations      AggregateFunction(quantilesBFloat16(0.5, 0.95, 0.99), UInt64), -- µs
+    first_at       SimpleAggregateFunction(min, DateTime64(6, 'UTC')),
+    last_at        SimpleAggregateFunction(max, DateTime64(6, 'UTC'))
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/mcpaudit/{database}/all/{table}', '{shard}-{replica}')
+PARTITION BY expires_month
+ORDER BY (tenant, hour, server, environment, kind, target, outcome, log_id, expires_month)
+SETTINGS replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, min_compressed_bytes_to_fsync_after_fetch = 1;
+
+-- from: CREATE TABLE IF NOT EXISTS tool_definitions
+CREATE TABLE IF NOT EXISTS `mcp`.tool_definitions ON CLUSTER `audit`
+(
+    tenant            LowCardinality(String),
+    server            LowCardinality(String),
+    target            LowCardinality(String),
+    definition_digest FixedString(16),
+    read_only         SimpleAggregateFunction(max, UInt8), -- hinted, once at least
+    destructive       SimpleAggregateFunction(max, UInt8),
+    idempotent        SimpleAggregateFunction(max, UInt8),
+    open_world        SimpleAggregateFunction(max, UInt8),
+    listed            SimpleAggregateFunction(max, UInt8), -- seen in a listing, not in calls alone
+    signals           SimpleAggregateFunction(groupUniqArrayArray, Array(String)), -- of its text, when it was listed
+    first_at          SimpleAggregateFunction(min, DateTime64(6, 'UTC')),
+    last_at           SimpleAggregateFunction(max, DateTime64(6, 'UTC'))
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/mcpaudit/{database}/all/{table}', '{shard}-{replica}')
+ORDER BY (tenant, server, target, definition_digest)
+SETTINGS replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, min_compressed_bytes_to_fsync_after_fetch = 1;
+
+-- from: CREATE TABLE IF NOT EXISTS emitters_hourly
+CREATE TABLE IF NOT EXISTS `mcp`.emitters_hourly ON CLUSTER `audit`
+(
+    tenant        LowCardinality(String),
+    emitter_id    LowCardinality(String),
+    hour          DateTime('UTC'), -- of received_at
+    server        LowCardinality(String),
+    log_id        LowCardinality(String),
+    expires_month Date,
+    last_batch    SimpleAggregateFunction(max, UInt64),
+    events        SimpleAggregateFunction(sum, UInt64),
+    lowest_seq    SimpleAggregateFunction(min, UInt64),
+    highest_seq   SimpleAggregateFunction(max, UInt64),
+    delay_us      SimpleAggregateFunction(sum, Int64), -- received_at minus the end of the call: divide by events
+    first_at      SimpleAggregateFunction(min, DateTime64(6, 'UTC')), -- received
+    last_at       SimpleAggregateFunction(max, DateTime64(6, 'UTC'))
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/mcpaudit/{database}/all/{table}', '{shard}-{replica}')
+PARTITION BY expires_month
+ORDER BY (tenant, emitter_id, hour, server, log_id, expires_month)
+SETTINGS replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, min_compressed_bytes_to_fsync_after_fetch = 1;
+
+-- from: CREATE TABLE IF NOT EXISTS activity_ranges
+CREATE TABLE IF NOT EXISTS `mcp`.activity_ranges ON CLUSTER `audit`
+(
+    log_id      LowCardinality(String),
+    first_batch UInt64,
+    last_batch  UInt64,
+    planned_at  DateTime64(6, 'UTC')
+)
+ENGINE = ReplicatedMergeTree('/clickhouse/mcpaudit/{database}/all/{table}', '{shard}-{replica}')
+ORDER BY (log_id, last_batch)
+SETTINGS replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, min_compressed_bytes_to_fsync_after_fetch = 1;
+
+-- from: CREATE TABLE IF NOT EXISTS notifications
+CREATE TABLE IF NOT EXISTS `mcp`.notifications ON CLUSTER `audit`
+(
+    at              DateTime64(6, 'UTC') CODEC(Delta, Default),
+    step            LowCardinality(String),
+    notification_id UUID, -- of receiver, finding, version and what: the same when it is queued again
+    receiver        LowCardinality(String),
+    what            LowCardinality(String), -- firing, worse, acknowledged, resolved, test
+    finding_id      UUID,
+    version         UInt32,
+    tenant          LowCardinality(String),
+    rule            LowCardinality(String),
+    detector        LowCardinality(String),
+    severity        LowCardinality(String),
+    server          LowCardinality(String),
+    teller          LowCardinality(String), -- of read
+    seq             UInt64,                 -- of read
+    attempt         UInt32,                 -- of sent and failed, from 1
+    status          UInt16,                 -- HTTP status of the receiver's answer; 0 for none
+    error           String,                 -- our own words: never a URL, never what the receiver wrote
+
+    INDEX by_finding finding_id TYPE bloom_filter(0.01) GRANULARITY 1
+)
+ENGINE = ReplicatedMergeTree('/clickhouse/mcpaudit/{database}/all/{table}', '{shard}-{replica}')
+ORDER BY (receiver, at, notification_id)
+SETTINGS replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1, min_compressed_bytes_to_fsync_after_fetch = 1;
+
+-- from: ALTER TABLE findings ADD COLUMN IF NOT EXISTS history Bool DEFAULT false
+ALTER TABLE `mcp`.findings ADD COLUMN IF NOT EXISTS history Bool DEFAULT false;
+
 -- from: CREATE TABLE events_retained AS events
 CREATE TABLE `mcp`.events_retained_local ON CLUSTER `audit`
 AS `mcp`.events_local
@@ -326,6 +468,9 @@ ALTER TABLE `mcp`.events_local ON CLUSTER `audit` REPLACE PARTITION ID '20270101
 
 -- from: ALTER TABLE events DROP PARTITION ID '20270101'
 ALTER TABLE `mcp`.events_local ON CLUSTER `audit` DROP PARTITION ID '20270101';
+
+-- from: ALTER TABLE activity_hourly DROP PARTITION ID '20270101'
+ALTER TABLE `mcp`.activity_hourly DROP PARTITION ID '20270101';
 
 -- from: DROP TABLE IF EXISTS events_retained SYNC
 DROP TABLE IF EXISTS `mcp`.events_retained ON CLUSTER `audit` SYNC;
