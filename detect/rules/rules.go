@@ -110,7 +110,9 @@ const (
 	// maxExamples is how many events a file's examples make: each is tried to be made
 	// whenever the file is read.
 	maxExamples = 2 * maxScript
-	// resolveLimit is shorter than what an engine lets pass at once.
+	// resolveLeast is longer than events take to come in: nothing is resolved while it
+	// goes on. resolveLimit is shorter than what an engine lets pass at once.
+	resolveLeast = 10 * time.Second
 	resolveLimit = 30 * 24 * time.Hour
 )
 
@@ -237,8 +239,8 @@ func (d *ruleDoc) rule(file string, base *Rule, others Set, events *int) (Rule, 
 	if d.given["resolve_after"] {
 		r.ResolveAfter = d.ResolveAfter
 	}
-	if r.ResolveAfter < time.Minute || r.ResolveAfter > resolveLimit {
-		return fail("resolve_after: is %v, must lie between 1m and 720h", r.ResolveAfter)
+	if r.ResolveAfter < resolveLeast || r.ResolveAfter > resolveLimit {
+		return fail("resolve_after: is %v, must lie between 10s and 720h", r.ResolveAfter)
 	}
 	if d.Severity != "" {
 		var err error

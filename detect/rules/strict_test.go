@@ -28,7 +28,7 @@ func TestTheDigestTellsListsApart(t *testing.T) {
 
 func TestWhatIsSetToNothingIsRefused(t *testing.T) {
 	for text, want := range map[string]string{
-		"resolve_after: 0s": "a.yaml:2: rule agent-loop: resolve_after: is 0s, must lie between 1m and 720h",
+		"resolve_after: 0s": "a.yaml:2: rule agent-loop: resolve_after: is 0s, must lie between 10s and 720h",
 		"severity: ''":      "a.yaml:3: severity is empty; leave it out",
 		"where: ''":         "a.yaml:3: where is empty; leave it out",
 	} {
