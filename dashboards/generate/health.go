@@ -1,0 +1,130 @@
+package main
+
+const (
+	noMetrics = "No metrics: is Prometheus asking GET /metrics with a key of the role monitor?"
+	ours      = `{instance=~"$instance"}`
+)
+
+func healthBoard() dashboard {
+	all := ".*"
+	instances := []any{queryVariable{Type: "query", Name: "instance", Label: "Instance", Description: "Instances of the service, as Prometheus names them.",
+		Datasource: prometheusSource, Definition: "label_values(mcpaudit_build_info, instance)",
+		Query:   object{"qryType": 1, "query": "label_values(mcpaudit_build_info, instance)", "refId": "PrometheusVariableQueryEditor-VariableQuery"},
+		Refresh: 2, Sort: 1, Multi: true, IncludeAll: true, AllValue: &all,
+		Current: object{"selected": true, "text": []string{"All"}, "value": []string{"$__all"}}, Options: []object{}}}
+	onCompliance := []link{to("Is the log complete?", compliance)}
+	onDetections := []link{to("What was found, and who was told?", detections)}
+	return board(health, "mcpaudit service health", "Is the audit log itself well: does it take events in, keep up, seal, anchor and tell?", "now-6h", instances, []ask{
+		row(1, "At a glance"),
+		{id: 2, kind: "stat", w: 4, h: 4, title: "How many instances answer?", unit: "short", none: noMetrics, steps: scale("red", 1.0, "green"), links: onCompliance,
+			about: "Instances whose metrics Prometheus has. Fewer than you run: see the service's log, and GET /readyz of the one that is missing.",
+			prom:  []promQL{{`count(mcpaudit_build_info` + ours + `)`, ""}}},
+		{id: 3, kind: "stat", w: 4, h: 4, title: "How many events come in each second?", unit: "cps", none: noMetrics, steps: plain, links: onCompliance,
+			about: "Events that were stored, over the last minutes. Zero while servers work: emitters can't reach the service and spool on their disks.",
+			prom:  []promQL{{`sum(rate(mcpaudit_ingest_events_total{instance=~"$instance", result="stored"}[$__rate_interval]))`, ""}}},
+		{id: 4, kind: "stat", w: 4, h: 4, title: "How far is detection behind?", unit: "s", none: noMetrics, steps: scale("green", 10.0, "yellow", 60.0, "red"), links: onDetections,
+			about: "From the newest sealed batch to what the detectors have observed. Seconds are usual; minutes mean that the store is slow or that there is more than one instance can do.",
+			prom:  []promQL{{`max(mcpaudit_detect_lag_seconds` + ours + `)`, ""}}},
+		{id: 5, kind: "stat", w: 4, h: 4, title: "How far are the hourly sums behind?", unit: "s", none: noMetrics, steps: scale("green", 60.0, "yellow", 900.0, "red"), links: onCompliance,
+			about: "From the newest sealed batch to what the dashboards' sums contain. After an upgrade they catch up with everything that is stored; otherwise see the service's log.",
+			prom:  []promQL{{`max(mcpaudit_activity_lag_seconds` + ours + `)`, ""}}},
+		{id: 6, kind: "stat", w: 4, h: 4, title: "How long does a notification wait?", unit: "s", none: noMetrics, steps: scale("green", 60.0, "yellow", 600.0, "red"), links: onDetections,
+			about: "Age of the oldest notification that is not delivered. A receiver that is down delays its own alone: see which one below.",
+			prom:  []promQL{{`max(mcpaudit_notify_oldest_seconds` + ours + `)`, ""}}},
+		{id: 7, kind: "stat", w: 4, h: 4, title: "When was the log last sealed?", unit: "dateTimeFromNow", none: "Nothing was ever sealed", steps: plain, links: onCompliance,
+			about: "The newest entry of all logs. Long ago while events come in: the store refuses writes, see store failures below.",
+			sql:   `SELECT toUnixTimestamp64Milli(max(sealed_at)) AS sealed FROM ledger`},
+
+		row(10, "Ingest"),
+		{id: 11, kind: "timeseries", w: 12, h: 8, title: "What becomes of the events that come in?", unit: "cps", none: noMetrics, stack: true, lines: true, links: onCompliance,
+			about: "Events each second: stored, known already, and refused. Duplicates come after an outage, when emitters send again; refused ones are emitters that are set up wrongly.",
+			prom:  []promQL{{`sum by (result) (rate(mcpaudit_ingest_events_total` + ours + `[$__rate_interval]))`, "{{result}}"}}},
+		{id: 12, kind: "timeseries", w: 12, h: 8, title: "How long does it take to make a batch durable?", unit: "s", none: noMetrics, lines: true, links: onCompliance,
+			about: "Median and 99th percentile of one append to the store. Emitters wait as long: when it rises, look at the store's disk, and at merges.",
+			prom: []promQL{{`histogram_quantile(0.5, sum by (le) (rate(mcpaudit_ingest_commit_seconds_bucket` + ours + `[$__rate_interval])))`, "median"},
+				{`histogram_quantile(0.99, sum by (le) (rate(mcpaudit_ingest_commit_seconds_bucket` + ours + `[$__rate_interval])))`, "p99"}}},
+		{id: 13, kind: "timeseries", w: 8, h: 8, title: "How large are the batches?", unit: "short", none: noMetrics, lines: true, links: onCompliance,
+			about: "Events in a batch, on average and in the largest 1 %. Small ones are an idle service; at twenty thousand it has all it can take.",
+			prom: []promQL{{`sum(rate(mcpaudit_ingest_batch_events_sum` + ours + `[$__rate_interval])) / sum(rate(mcpaudit_ingest_batch_events_count` + ours + `[$__rate_interval]))`, "mean"},
+				{`histogram_quantile(0.99, sum by (le) (rate(mcpaudit_ingest_batch_events_bucket` + ours + `[$__rate_interval])))`, "p99"}}},
+		{id: 14, kind: "timeseries", w: 8, h: 8, title: "How often does the store fail?", unit: "cps", none: noMetrics, links: onCompliance,
+			about: "Appends that failed and were tried again, and times that it did not answer the detectors. Nothing is lost: emitters keep what was not acknowledged. Mend the store before their disks are full.",
+			prom: []promQL{{`sum by (instance) (rate(mcpaudit_ingest_store_failures_total` + ours + `[$__rate_interval]))`, "ingest {{instance}}"},
+				{`sum by (instance) (rate(mcpaudit_detect_store_failures_total` + ours + `[$__rate_interval]))`, "detect {{instance}}"}}},
+		{id: 15, kind: "timeseries", w: 8, h: 8, title: "How long were events on their way?", unit: "µs", none: "No events in this time range", lines: true, series: true, by: "server", interval: "1h",
+			about: "Mean time from the end of a call to its arrival, by server, from the hourly sums: what waits in the emitters' spools arrives late. A peak after an outage is a spool that was emptied.",
+			links: onCompliance,
+			sql: `
+			SELECT $__timeInterval(hour) AS time, server, sum(delay_us) / sum(events) AS delay FROM emitters_hourly
+			WHERE {hours} AND server != 'mcpaudit' AND {tenant_and_server} AND server IN (
+			  SELECT server FROM emitters_hourly WHERE {hours} AND server != 'mcpaudit' AND {tenant_and_server} GROUP BY server ORDER BY sum(events) DESC, server LIMIT 20)
+			GROUP BY time, server ORDER BY time, server`},
+		{id: 16, kind: "timeseries", w: 12, h: 8, title: "How many batches were sealed, and how large?", unit: "short", none: "Nothing was sealed in this time range", series: true, lines: true, links: onCompliance,
+			about: "Batches in each step and the events in one of them, from the ledger: what the log itself says, whatever the metrics do.",
+			sql: `
+			SELECT $__timeInterval(sealed_at) AS time, count() AS batches, avg(events) AS events_in_each FROM ledger
+			WHERE $__timeFilter(sealed_at) AND kind IN ('events', 'recovered') GROUP BY time ORDER BY time`},
+		{id: 17, kind: "timeseries", w: 12, h: 8, title: "Are checkpoints kept outside of the store?", unit: "short", none: "No anchor is set up, or no metrics", links: onCompliance,
+			about: "Anchors by place and by what came of it. While one fails, somebody who holds the store and the key could cut off what came since: mend it soon.",
+			prom:  []promQL{{`sum by (place, result) (increase(mcpaudit_ledger_anchors_total` + ours + `[$__rate_interval]))`, "{{place}} {{result}}"}}},
+
+		row(20, "Detection and notification"),
+		{id: 21, kind: "timeseries", w: 8, h: 8, title: "Do the detectors keep up?", unit: "s", none: noMetrics, lines: true, links: onDetections,
+			about: "How far each instance's detectors, and the hourly sums, are behind what is sealed.",
+			prom:  []promQL{{`mcpaudit_detect_lag_seconds` + ours, "detectors {{instance}}"}, {`mcpaudit_activity_lag_seconds` + ours, "hourly sums {{instance}}"}}},
+		{id: 22, kind: "timeseries", w: 8, h: 8, title: "How much do the detectors observe, and how much comes late?", unit: "cps", none: noMetrics, lines: true, links: onDetections,
+			about: "Events each second, and those that came when the detectors' clock had passed them. Many late ones are spools that are emptied, or clocks that are wrong.",
+			prom:  []promQL{{`sum(rate(mcpaudit_detect_events_total` + ours + `[$__rate_interval]))`, "observed"}, {`sum(rate(mcpaudit_detect_late_events_total` + ours + `[$__rate_interval]))`, "late"}}},
+		{id: 23, kind: "timeseries", w: 8, h: 8, title: "How many findings are open, and how many are told?", unit: "short", none: noMetrics, lines: true, links: onDetections,
+			about: "Open findings, and versions that were told by severity. A flood of one severity has one cause.",
+			prom:  []promQL{{`sum(mcpaudit_detect_open_findings` + ours + `)`, "open"}, {`sum by (severity) (increase(mcpaudit_detect_findings_total` + ours + `[$__rate_interval]))`, "told {{severity}}"}}},
+		{id: 24, kind: "timeseries", w: 8, h: 8, title: "How much do the detectors remember?", unit: "short", none: noMetrics, lines: true, links: onDetections,
+			about: "Identities, sessions, tools and the like, and those that were forgotten because there were too many. Forgetting makes detectors blind for the ones forgotten: raise detect.groups, or share the work.",
+			prom:  []promQL{{`sum(mcpaudit_detect_groups` + ours + `)`, "remembered"}, {`sum(mcpaudit_detect_evicted_groups` + ours + `)`, "forgotten"}, {`sum(mcpaudit_detect_shares` + ours + `)`, "shares of the work"}}},
+		{id: 25, kind: "timeseries", w: 8, h: 8, title: "What does a snapshot of the detectors cost?", unit: "s", none: noMetrics, lines: true, links: onDetections,
+			about: "Time for which nothing is observed while a snapshot is made: 99th percentile. It grows with what is remembered.",
+			prom:  []promQL{{`histogram_quantile(0.99, sum by (le, instance) (rate(mcpaudit_detect_snapshot_stall_seconds_bucket` + ours + `[$__rate_interval])))`, "{{instance}}"}}},
+		{id: 26, kind: "timeseries", w: 8, h: 8, title: "Is on-call told, and do receivers answer?", unit: "short", none: "No receiver is set up, or no metrics", links: onDetections,
+			about: "Deliveries by receiver and by what came of them. failed ones are tried again until they arrive.",
+			prom:  []promQL{{`sum by (receiver, result) (increase(mcpaudit_notify_sent_total` + ours + `[$__rate_interval]))`, "{{receiver}} {{result}}"}}},
+		{id: 27, kind: "timeseries", w: 12, h: 8, title: "What waits to be told, to whom?", unit: "short", none: "No receiver is set up, or no metrics", lines: true, links: onDetections,
+			about: "Notifications that are queued for each receiver. Growing: the receiver is down, or its rate limit is too low for what is found.",
+			prom:  []promQL{{`sum by (receiver) (mcpaudit_notify_waiting` + ours + `)`, "{{receiver}}"}}},
+		{id: 28, kind: "timeseries", w: 12, h: 8, title: "Who is refused, and why?", unit: "short", none: noMetrics, stack: true, links: onCompliance,
+			about: "Calls that were refused for their credential. A peak is somebody who tries, or a key that has expired: Compliance says whose address.",
+			prom:  []promQL{{`sum by (reason) (increase(mcpaudit_access_refused_total` + ours + `[$__rate_interval]))`, "{{reason}}"}}},
+
+		row(30, "Kafka"),
+		{id: 31, kind: "timeseries", w: 8, h: 8, title: "How far is the reader behind the topic?", unit: "short", none: "No Kafka source is set up, or no metrics", lines: true, links: onCompliance,
+			about: "Messages behind, in all partitions of an instance. Growing: the store is slow, or there are too few instances for the partitions.",
+			prom:  []promQL{{`sum by (instance) (mcpaudit_kafka_lag_messages` + ours + `)`, "{{instance}}"}}},
+		{id: 32, kind: "timeseries", w: 8, h: 8, title: "Which partitions are stuck or held?", unit: "short", none: "No Kafka source is set up, or no metrics", lines: true, links: onCompliance,
+			about: "Partitions in which nothing moves, or that wait for their own emitters. Not zero for long: the service's log says which and why.",
+			prom: []promQL{{`sum by (instance) (mcpaudit_kafka_partition_stuck` + ours + `)`, "stuck {{instance}}"}, {`sum by (instance) (mcpaudit_kafka_held_partitions` + ours + `)`, "held {{instance}}"},
+				{`sum by (instance) (mcpaudit_kafka_assigned_partitions` + ours + `)`, "assigned {{instance}}"}}},
+		{id: 33, kind: "timeseries", w: 8, h: 8, title: "Which messages are no events, and do brokers fail?", unit: "short", none: "No Kafka source is set up, or no metrics", links: onCompliance,
+			about: "Dead letters by why, requests to brokers that failed, and rebalances. A dead letter is a producer to mend: the topic of dead letters has the message.",
+			prom: []promQL{{`sum by (reason) (increase(mcpaudit_kafka_dead_letters_total` + ours + `[$__rate_interval]))`, "dead letter {{reason}}"},
+				{`sum(increase(mcpaudit_kafka_failures_total` + ours + `[$__rate_interval]))`, "broker failures"}, {`sum(increase(mcpaudit_kafka_rebalances_total` + ours + `[$__rate_interval]))`, "rebalances"}}},
+		{id: 34, kind: "timeseries", w: 12, h: 8, title: "How soon is a message settled?", unit: "s", none: "No Kafka source is set up, or no metrics", lines: true, links: onCompliance,
+			about: "From the arrival of a message to the moment it is stored, known already or a dead letter: median and 99th percentile.",
+			prom: []promQL{{`histogram_quantile(0.5, sum by (le) (rate(mcpaudit_kafka_settled_seconds_bucket` + ours + `[$__rate_interval])))`, "median"},
+				{`histogram_quantile(0.99, sum by (le) (rate(mcpaudit_kafka_settled_seconds_bucket` + ours + `[$__rate_interval])))`, "p99"}}},
+		{id: 35, kind: "timeseries", w: 12, h: 8, title: "Are offsets committed?", unit: "short", none: "No Kafka source is set up, or no metrics", links: onCompliance,
+			about: "Messages that were settled and commits of offsets by what came of them. A commit that fails makes messages come twice, and the store keeps them once.",
+			prom:  []promQL{{`sum(increase(mcpaudit_kafka_messages_total` + ours + `[$__rate_interval]))`, "messages"}, {`sum by (result) (increase(mcpaudit_kafka_commits_total` + ours + `[$__rate_interval]))`, "commits {{result}}"}}},
+
+		row(40, "The process"),
+		{id: 41, kind: "timeseries", w: 8, h: 8, title: "How much memory does it take?", unit: "bytes", none: noMetrics, lines: true, links: onCompliance,
+			about: "Resident memory and the Go heap in it; the embedded engine takes the rest. It has to be flat: growing for days is a fault to report.",
+			prom: []promQL{{`process_resident_memory_bytes{instance=~"$instance"} and on (instance) mcpaudit_build_info`, "resident {{instance}}"},
+				{`go_memstats_heap_inuse_bytes{instance=~"$instance"} and on (instance) mcpaudit_build_info`, "heap {{instance}}"}}},
+		{id: 42, kind: "timeseries", w: 8, h: 8, title: "How many processors does it keep busy?", unit: "short", none: noMetrics, lines: true, links: onCompliance,
+			about: "CPU seconds each second. At the number of its processors it can't take more.",
+			prom:  []promQL{{`rate(process_cpu_seconds_total{instance=~"$instance"}[$__rate_interval]) and on (instance) mcpaudit_build_info`, "{{instance}}"}}},
+		{id: 43, kind: "timeseries", w: 8, h: 8, title: "Does it hold on to things?", unit: "short", none: noMetrics, lines: true, links: onCompliance,
+			about: "Goroutines and open files. Both follow the number of connections; growing without end is a fault to report.",
+			prom: []promQL{{`go_goroutines{instance=~"$instance"} and on (instance) mcpaudit_build_info`, "goroutines {{instance}}"},
+				{`process_open_fds{instance=~"$instance"} and on (instance) mcpaudit_build_info`, "files {{instance}}"}}},
+	})
+}
