@@ -77,7 +77,7 @@ func rootCommand(s *surroundings) *cobra.Command {
 	colours := &choice{&s.colour, []string{"auto", "always", "never"}}
 	root.PersistentFlags().Var(colours, "color", "colour the output: auto, always or never; auto is on a terminal, unless $NO_COLOR is set")
 	completeWords(root, "color", colours.words...)
-	root.AddCommand(serveCommand(s), wrapCommand(s), eventsCommand(s), toolsCommand(s), emittersCommand(s), importCommand(s), exportCommand(s), verifyCommand(s), keysCommand(s), retentionCommand(s), holdsCommand(s), findingsCommand(s), rulesCommand(s), accessCommand(s), redactCommand(s),
+	root.AddCommand(serveCommand(s), wrapCommand(s), eventsCommand(s), toolsCommand(s), emittersCommand(s), importCommand(s), exportCommand(s), verifyCommand(s), keysCommand(s), retentionCommand(s), holdsCommand(s), findingsCommand(s), rulesCommand(s), notifyCommand(s), dashboardsCommand(s), accessCommand(s), redactCommand(s),
 		engineCommand(s), migrateCommand(s), configCommand(s), benchCommand(s), versionCommand(s))
 	for _, c := range root.Commands() {
 		if c.HasSubCommands() && !c.Runnable() {

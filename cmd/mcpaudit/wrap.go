@@ -167,7 +167,7 @@ Put it in front of the command in your client's configuration.`,
 		}
 		// The signals are the server's: it ends in its own way, and this with it.
 		code, err := wrap.Run(context.WithoutCancel(cmd.Context()), wrap.Config{Command: args, Base: base, FailClosed: fail == "closed",
-			Withhold: append([]string{broker.PasswordVariable, broker.PasswordFileVariable}, client.Secrets...), Flush: flush, Now: s.now, Log: log}, s.stdin, stdout, stderr, signals, em, r)
+			Withhold: append([]string{broker.PasswordVariable, broker.PasswordFileVariable, grafanaTokenVariable, grafanaTokenFileVariable}, client.Secrets...), Flush: flush, Now: s.now, Log: log}, s.stdin, stdout, stderr, signals, em, r)
 		if err != nil {
 			return err
 		}

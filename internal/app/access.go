@@ -165,6 +165,7 @@ func (noLog) Note(context.Context, diary.Entry) error {
 // access is what stands in front of the service.
 type access struct {
 	guard   *auth.Guard
+	notes   auth.Notes // where the guard writes what is asked
 	service *auth.Server
 	keys    *auth.Keyring
 	watch   *keyWatch
@@ -218,7 +219,7 @@ func newAccess(ctx context.Context, cfg *Config, s *store.Store, record diary.Re
 	if cfg.Redact.KeyFile != "" {
 		p = redactor
 	}
-	a.introductions = newIntroductions(deps.Notes, d.Log)
+	a.notes, a.introductions = deps.Notes, newIntroductions(deps.Notes, d.Log)
 	a.guard, a.service = auth.NewGuard(rights, deps), auth.NewServer(a.keys, p, d.Now, d.Log)
 	return a, nil
 }

@@ -41,6 +41,7 @@ type Config struct {
 	Ledger    LedgerConfig    `key:"ledger"`
 	Retention RetentionConfig `key:"retention"`
 	Detect    DetectConfig    `key:"detect"`
+	Notify    NotifyConfig    `key:"notify"`
 	Query     QueryConfig     `key:"query"`
 	Logging   LoggingConfig   `key:"log"`
 }
@@ -162,6 +163,11 @@ type DetectConfig struct {
 	Shards  int           `key:"shards" doc:"into how many parts the work on this store is split, the same number for all instances; over kafka.brokers they share them and take over from each other, and the topic needs as many partitions"`
 }
 
+// NotifyConfig says who is told of findings.
+type NotifyConfig struct {
+	File string `key:"file" doc:"YAML file of receivers and routes; see 'mcpaudit notify --help'; empty to tell nobody"`
+}
+
 // QueryConfig bounds each query.
 type QueryConfig struct {
 	Timeout     time.Duration `key:"timeout" doc:"longest time of one query"`
@@ -226,6 +232,9 @@ func (c *Config) Validate() error {
 	}
 	if _, err := retention.ParsePolicy(c.Retention.Default, c.Retention.Tenants); err != nil {
 		return err
+	}
+	if c.Notify.File != "" && !slices.Contains(c.Roles, "detect") {
+		return errors.New("notify.file: this instance does not detect, and those who do tell of findings; add the role detect, or leave it out")
 	}
 	err := errors.Join(
 		within("ingest.batch_rows", c.Ingest.BatchRows, 1, 100000),

@@ -15,7 +15,8 @@ import (
 type ListenConfig struct {
 	GRPC     string   `key:"grpc" doc:"address of the gRPC services (ingest, query)"`
 	HTTP     string   `key:"http" doc:"address of the API as HTTP/JSON (/v1/…, /openapi.json), /healthz, /readyz and /metrics"`
-	TLSCert  string   `key:"tls_cert" doc:"PEM file of the service's certificate, with those between it and its authority; both ports speak TLS then; read again when it changes; empty for plaintext, on loopback alone"`
+	SQL      string   `key:"sql" doc:"address at which Grafana and others read the engine in process with SQL, as ClickHouse's HTTP interface, with an API key of role analyst or auditor as the password; empty for none"`
+	TLSCert  string   `key:"tls_cert" doc:"PEM file of the service's certificate, with those between it and its authority; all ports speak TLS then; read again when it changes; empty for plaintext, on loopback alone"`
 	TLSKey   string   `key:"tls_key" doc:"PEM file of that certificate's key"`
 	ClientCA string   `key:"client_ca" doc:"PEM file of who signs certificates of clients, which prove who they are instead of a key; empty for none"`
 	Names    []string `key:"names" doc:"host names that HTTP requests may be for, beside localhost and those of the certificate; such as that of a proxy in front"`
@@ -100,7 +101,10 @@ func (c *Config) validateListen() error {
 		return err
 	}
 	l := c.Listen
-	for _, a := range []struct{ name, address string }{{"listen.grpc", l.GRPC}, {"listen.http", l.HTTP}} {
+	for _, a := range []struct{ name, address string }{{"listen.grpc", l.GRPC}, {"listen.http", l.HTTP}, {"listen.sql", l.SQL}} {
+		if a.name == "listen.sql" && a.address == "" {
+			continue
+		}
 		if l.TLSCert == "" {
 			if err := c.Access.plaintext().Plain(a.name, a.address); err != nil {
 				return err
@@ -110,6 +114,10 @@ func (c *Config) validateListen() error {
 		}
 	}
 	switch {
+	case l.SQL != "" && c.Store.DSN != "":
+		return errors.New("listen.sql: the store is a server, which Grafana asks itself, with an account of its own; see deploy/clickhouse/grafana.sql")
+	case l.SQL != "" && !slices.Contains(c.Roles, "query"):
+		return errors.New("listen.sql: this instance answers no queries; add the role query, or leave it out")
 	case l.TLSCert == "" && l.TLSKey != "":
 		return errors.New("listen.tls_cert: there is a key in listen.tls_key, and no certificate that it is of; name both")
 	case l.TLSCert != "" && l.TLSKey == "":

@@ -34,13 +34,13 @@ func newLifetime(cfg *Config, d Deps) (*lifetime, error) {
 	return &lifetime{labels: map[string]string{"version": d.Version, "roles": strings.Join(cfg.Roles, ","), "config": digest}, log: d.Log}, nil
 }
 
-// digest is of the settings, without secrets, and of the files of access, rules and
-// redaction: a start with another one than the start before was a change of what the
+// digest is of the settings, without secrets, and of the files of access, rules,
+// redaction and receivers: a start with another one than the start before was a change of what the
 // service does.
 func (c *Config) digest() (string, error) {
 	h := sha256.New()
 	c.Dump(h)
-	for _, name := range append([]string{c.Access.File, c.Redact.Profile}, c.Detect.Rules...) {
+	for _, name := range append([]string{c.Access.File, c.Redact.Profile, c.Notify.File}, c.Detect.Rules...) {
 		if name == "" {
 			continue
 		}

@@ -73,7 +73,7 @@ func newGateway(ctx context.Context, roles []string) (*gateway, error) {
 	for _, role := range roles {
 		services = append(services, map[string][]register{
 			"ingest": {pb.RegisterIngestServiceHandler, pb.RegisterRetentionServiceHandler},
-			"detect": {pb.RegisterRuleServiceHandler},
+			"detect": {pb.RegisterRuleServiceHandler, pb.RegisterNotifyServiceHandler},
 			"query":  {pb.RegisterQueryServiceHandler, pb.RegisterExportServiceHandler, pb.RegisterFindingServiceHandler},
 		}[role]...)
 	}

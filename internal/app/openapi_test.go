@@ -59,6 +59,7 @@ func TestAClientMadeOfTheServedOpenAPIDocument(t *testing.T) {
 		"ExportService_ExportEvents",
 		"FindingService_EndSuppression", "FindingService_GetFinding", "FindingService_ListFindings", "FindingService_ListSuppressions", "FindingService_TriageFinding", "FindingService_WatchFindings",
 		"IngestService_PublishBatch", "LedgerService_GetConsistencyProof", "LedgerService_GetEventProof", "LedgerService_ListLogs", "LedgerService_VerifyStore",
+		"NotifyService_ListNotifications", "NotifyService_ListReceivers", "NotifyService_TestReceivers",
 		"QueryService_AggregateEvents", "QueryService_GetEvent", "QueryService_GetTimeline",
 		"QueryService_ListEmitters", "QueryService_ListEvents", "QueryService_ListToolDefinitions", "QueryService_ListTools", "QueryService_WatchEvents",
 		"RetentionService_ApplyRetention", "RetentionService_CreateHold", "RetentionService_ListHolds", "RetentionService_PlanRetention", "RetentionService_ReleaseHold",

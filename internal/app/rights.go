@@ -5,6 +5,7 @@ import (
 
 	"github.com/mcpaudit/mcpaudit/ingest/auth"
 	pb "github.com/mcpaudit/mcpaudit/proto/mcpaudit/v1"
+	"github.com/mcpaudit/mcpaudit/query/sql"
 )
 
 // rights say who may call what, for every method of every service: HTTP is the same
@@ -34,6 +35,10 @@ var rights = map[string]auth.Rule{
 	pb.FindingService_WatchFindings_FullMethodName:     {Permission: auth.Read, Note: auth.NoteAround, Lasting: true},
 	pb.FindingService_ListSuppressions_FullMethodName:  {Permission: auth.Read},
 	pb.RuleService_ListRules_FullMethodName:            {Permission: auth.Read},
+	pb.NotifyService_ListNotifications_FullMethodName:  {Permission: auth.Read},
+
+	// Statements at listen.sql.
+	sql.Method: sql.Rule,
 
 	pb.FindingService_TriageFinding_FullMethodName:  {Permission: auth.Triage, Note: auth.NoteOwn},
 	pb.FindingService_EndSuppression_FullMethodName: {Permission: auth.Triage, Note: auth.NoteOwn},
@@ -46,6 +51,8 @@ var rights = map[string]auth.Rule{
 	// What came of these two they note themselves. That they were asked for is noted
 	// before: whether or not there was anything to do.
 	pb.RuleService_ReloadRules_FullMethodName:         {Permission: auth.Administer, Whole: true, Note: auth.NoteAround},
+	pb.NotifyService_ListReceivers_FullMethodName:     {Permission: auth.Administer, Whole: true},
+	pb.NotifyService_TestReceivers_FullMethodName:     {Permission: auth.Administer, Whole: true, Note: auth.NoteAround},
 	pb.RetentionService_PlanRetention_FullMethodName:  {Permission: auth.Administer, Whole: true},
 	pb.RetentionService_ApplyRetention_FullMethodName: {Permission: auth.Administer, Whole: true, Note: auth.NoteAround},
 	pb.RetentionService_CreateHold_FullMethodName:     {Permission: auth.Administer, Whole: true, Note: auth.NoteOwn},

@@ -20,6 +20,7 @@ import (
 
 	"github.com/mcpaudit/mcpaudit/detect/share"
 	"github.com/mcpaudit/mcpaudit/ingest"
+	"github.com/mcpaudit/mcpaudit/ingest/activity"
 	"github.com/mcpaudit/mcpaudit/ingest/anchor"
 	"github.com/mcpaudit/mcpaudit/ingest/auth"
 	"github.com/mcpaudit/mcpaudit/ingest/kafka"
@@ -99,6 +100,7 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 	var keeping []*anchor.Runner
 	var expiry *retention.Server
 	var topic *kafka.Source
+	var adding *activity.Runner
 	writing := ""
 	if slices.Contains(cfg.Roles, "ingest") {
 		if own, err = newLifetime(&cfg, d); err != nil {
@@ -140,10 +142,14 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		if cfg.Ingest.Shared {
 			dropping.Mine = topic.Leads
 		}
+		if adding, err = newActivity(&cfg, s, writing, dropping.Mine, d, m); err != nil {
+			return err
+		}
 		expiry = retention.New(dropping, s, pipeline, query.Compile, d.Now, d.Log)
 		pb.RegisterRetentionServiceServer(server, expiry)
 	}
 	var detecting *share.Team
+	var telling *notifier
 	told := func() {} // wakes who watches findings here
 	if slices.Contains(cfg.Roles, "detect") {
 		book := &ruleBook{files: cfg.Detect.Rules}
@@ -154,6 +160,14 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 			return err
 		}
 		pb.RegisterRuleServiceServer(server, findings.NewRules(book, record, d.Now, d.Log))
+		if telling, err = newNotify(&cfg, s, book, detecting, d, m); err != nil {
+			return err
+		}
+		var api findings.Notifier // without a plan there is nobody, and not nobody's runner
+		if telling != nil {
+			api, told = telling, telling.Bell
+		}
+		pb.RegisterNotifyServiceServer(server, findings.NewNotify(store.Limits{Time: cfg.Query.Timeout, Memory: cfg.Query.MemoryLimit}, s, api, d.Log))
 	}
 	if slices.Contains(cfg.Roles, "query") {
 		limits := store.Limits{Time: cfg.Query.Timeout, Memory: cfg.Query.MemoryLimit}
@@ -161,7 +175,8 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		pb.RegisterExportServiceServer(server, newExport(limits, signed, s, d))
 		found := findings.New(findings.Config{Limits: limits, Stopping: ctx.Done()}, s, record, d.Now, d.Log)
 		pb.RegisterFindingServiceServer(server, found)
-		told = found.Told
+		ring := told
+		told = func() { found.Told(); ring() }
 	}
 	pb.RegisterLedgerServiceServer(server, verify.New(s, writing, d.Log))
 
@@ -171,6 +186,17 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 	}
 	defer api.conn.Close()
 	api.door = func(r *http.Request) (string, error) { return in.guard.Door(transport.Incoming(r)) }
+	reading, err := newSQL(&cfg, s, in.guard, in.notes, outside, d)
+	if err != nil {
+		return err
+	}
+	asked := make(chan struct{}) // closed when nothing is asked with SQL any more
+	if reading != nil {
+		asked = reading.done
+		defer reading.listener.Close() // where it never ran
+	} else {
+		close(asked)
+	}
 	grpcListener, httpListener, err := outside.listen()
 	if err != nil {
 		return err
@@ -198,6 +224,10 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 			return pipeline.Run(pipelineCtx)
 		})
 		g.Go(func() error { expiry.Run(ctx); return nil })
+		g.Go(func() error { return adding.Run(ctx) })
+	}
+	if telling != nil {
+		g.Go(func() error { _ = telling.Run(ctx); return nil }) // its error is that it was told to end
 	}
 	drained := make(chan struct{}) // closed when nothing comes from the topic any more
 	if topic != nil {
@@ -223,11 +253,16 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 		})
 	}
 	g.Go(func() error { return outside.serveWeb(web, httpListener) })
+	if reading != nil {
+		d.Log.Info("serving SQL for readers", "address", reading.address().String())
+		g.Go(func() error { return reading.run(ctx) })
+	}
 	g.Go(func() error {
 		<-ctx.Done()
 		d.Log.Info("stopping")
 		stopGracefully(server, 10*time.Second)
 		<-drained
+		<-asked
 		if own != nil {
 			own.stopped(ctx)
 		}

@@ -41,6 +41,7 @@ type watched struct {
 func TestPromise7WhateverIsAskedIsInTheLog(t *testing.T) {
 	dir := t.TempDir()
 	cfg := testConfig(t, dir)
+	cfg.tellsTo(t, newInbox(t))
 	cfg.Redact.KeyFile = filepath.Join(t.TempDir(), "redact.key")
 	if _, _, err := keyfile.ReadOrMake(cfg.Redact.KeyFile); err != nil {
 		t.Fatal(err)
