@@ -18,11 +18,12 @@ python=$PWD/.cache/python/bin/python
 work=$(mktemp -d)
 work=$(cd "$work" && pwd -P)
 service=
+alertmanager=
 finish() {
-  if [ -n "$service" ]; then
-    kill "$service" 2>/dev/null || true
-    wait "$service" 2>/dev/null || true
-  fi
+  for p in $service $alertmanager; do
+    kill "$p" 2>/dev/null || true
+    wait "$p" 2>/dev/null || true
+  done
   rm -rf "$work"
 }
 trap finish EXIT
@@ -39,8 +40,8 @@ title "1. A service, with the ClickHouse engine in process"
 export MCPAUDIT_SERVICE=127.0.0.1:$(free_port)
 health=127.0.0.1:$(free_port)
 serve() {
-  echo "\$ mcpaudit serve --store.path $work/data --listen.grpc $MCPAUDIT_SERVICE --listen.http $health"
-  "$mcpaudit" serve --store.path "$work/data" --listen.grpc "$MCPAUDIT_SERVICE" --listen.http "$health" 2>>"$work/service.log" &
+  echo "\$ mcpaudit serve --store.path $work/data --listen.grpc $MCPAUDIT_SERVICE --listen.http $health $*"
+  "$mcpaudit" serve --store.path "$work/data" --listen.grpc "$MCPAUDIT_SERVICE" --listen.http "$health" "$@" 2>>"$work/service.log" &
   service=$!
   for _ in $(seq 200); do
     kill -0 "$service" 2>/dev/null || fail "the service ended; its last words:"
@@ -167,10 +168,29 @@ if grep -rqF "$secret" "$work/data" "$work/spool" "$work/state"; then
   fail "the planted token is in a file of the store or of a spool"
 fi
 
-title "6. A client that misbehaves, and what is found"
+title "6. A client that misbehaves, what is found, and who is told"
+alerts=127.0.0.1:$(free_port)
+mkdir "$work/alertmanager"
+cp deploy/compose/alertmanager.yml "$work/alertmanager/alertmanager.yml"
+echo "\$ prometheus-alertmanager --web.listen-address=$alerts"
+prometheus-alertmanager --config.file="$work/alertmanager/alertmanager.yml" --storage.path="$work/alertmanager" \
+  --web.listen-address="$alerts" --cluster.listen-address= 2>"$work/alertmanager.log" &
+alertmanager=$!
+# active RULE: its alerts in Alertmanager that fire, one a line.
+active() { amtool --alertmanager.url="http://$alerts" alert query --active alertname="$1" principal=user:ada --output=extended 2>/dev/null | grep "$1"; }
+cat >"$work/notify.yaml" <<NOTIFY
+receivers: [{name: oncall, alertmanager: {url: "http://$alerts"}}]
+routes: [{receiver: oncall, severity: low}]
+NOTIFY
+cat >"$work/rules.yaml" <<RULES
+rules: [{name: agent-loop, resolve_after: 20s}] # a demo has less patience than people on call
+RULES
+sed 's/^/  /' "$work/notify.yaml"
 echo "Eight weeks of ordinary work come first: user:ada, twenty calls a day, never at this hour."
 "$python" deploy/demo/ordinary_weeks.py >"$work/weeks.jsonl"
-serve
+serve --notify.file "$work/notify.yaml" --detect.rules "$work/rules.yaml"
+echo "\$ mcpaudit notify test"
+MCPAUDIT_API_KEY_FILE=$work/data.ledger/first-key "$mcpaudit" notify test || fail "Alertmanager does not take a sample"
 "$mcpaudit" import "$work/weeks.jsonl" --api-key-file "$work/importer.key" 2>&1 | tail -n 1
 for part in $(seq 0 399); do echo "part $part" >"$work/project/part-$part.txt"; done
 # misbehave DEED: one client session in which user:ada does what is not usual.
@@ -181,6 +201,10 @@ misbehave() {
     { cat "$work/answer" >&2; fail "the client could not misbehave"; }
 }
 misbehave loop
+for _ in $(seq 150); do active agent-loop >"$work/active" && break; sleep 0.1; done
+[ -s "$work/active" ] || { cat "$work/alertmanager.log" >&2; fail "Alertmanager has no alert of the loop"; }
+echo "\$ amtool alert query --active alertname=agent-loop principal=user:ada --output=extended"
+cat "$work/active"
 misbehave burst
 misbehave denied
 found() { "$mcpaudit" findings list --json 'principal = "user:ada"' >"$work/findings.jsonl" && grep -q "\"rule\":\"$1\"" "$work/findings.jsonl"; }
@@ -203,5 +227,13 @@ echo "\$ mcpaudit events list 'kind = \"admin\" AND principal_name = \"ada\"' --
 "$mcpaudit" events list 'kind = "auth" AND outcome = "denied"' --json >"$work/refused.jsonl"
 grep -q '"decision_reason":"no_credential"' "$work/refused.jsonl" || fail "the call without a key left no trace"
 grep -q '"decision_reason":"forbidden"' "$work/refused.jsonl" || fail "the call with a server's key left no trace"
+
+title "8. The loop is over for a while: its alert ends by itself"
+for _ in $(seq 600); do active agent-loop >/dev/null || break; sleep 0.1; done
+! active agent-loop || fail "the alert of the loop is active still"
+"$mcpaudit" notify list --json >"$work/told.jsonl"
+grep '"rule":"agent-loop"' "$work/told.jsonl" | grep -q '"what":"resolved"' || { cat "$work/told.jsonl" >&2; fail "nobody was told that the loop is over"; }
+echo "\$ mcpaudit notify list"
+"$mcpaudit" notify list
 
 title "Every call is there, the denied one and the failed ones are told apart, no secret was kept, what was not usual was found."

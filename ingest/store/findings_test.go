@@ -64,6 +64,7 @@ func TestFindingsAreStoredOnceAndReadBack(t *testing.T) {
 	first := []store.Finding{aFinding(r, 1, oneID, 1, "open"), aFinding(r, 2, twoID, 1, "open")}
 	second := []store.Finding{aFinding(r, 3, oneID, 2, "resolved")}
 	second[0].Workings, second[0].EventIDs = nil, nil
+	first[1].History = true
 	for _, rows := range [][]store.Finding{first, first, second, second, nil} {
 		if err := s.AppendFindings(t.Context(), rows); err != nil {
 			t.Fatal(err)
