@@ -140,7 +140,7 @@ func investigateBoard() dashboard {
 			sql: `
 			SELECT toStartOfDay(hour, 'UTC') AS time,
 			  ` + hoursOfDay() + `
-			FROM activity_hourly WHERE {usage} GROUP BY time ORDER BY time`},
+			FROM {usage} GROUP BY time ORDER BY time`},
 		{id: 33, kind: "table", w: 24, h: 9, title: "Which findings are about this?", unit: "short", none: "No finding is about this",
 			about:   "Findings that were going on in the time range, about the principal, server and tool that were chosen, also closed ones and what is declared to be usual.",
 			links:   []link{to("All findings", detections)},

@@ -19,23 +19,23 @@ func overviewBoard() dashboard {
 		{id: 2, kind: "stat", w: 4, h: 4, title: "How many tool calls were made?", unit: "short", none: noCalls, steps: plain,
 			about: "Calls of tools in the time range, whatever became of them. Far fewer than usual: see Compliance for emitters that are silent.",
 			links: []link{to("Which tools?", toolsBoard)},
-			sql:   `SELECT sum(events) AS calls FROM {latency}`},
+			sql:   `SELECT sum(events) AS calls FROM {calls}`},
 		{id: 3, kind: "stat", w: 4, h: 4, title: "What share of calls fails?", unit: "percentunit", decimal: 1, none: noCalls, steps: badShare,
 			about: "Calls that ended in a tool's error, a protocol error or a timeout. A success of the transport is none here: an answer with isError counts as failed.",
 			links: []link{to("Which tools fail?", toolsBoard)},
-			sql:   `SELECT sumIf(events, {error}) / greatest(sum(events), 1) AS failed FROM {latency}`},
+			sql:   `SELECT sumIf(events, {error}) / greatest(sum(events), 1) AS failed FROM {calls}`},
 		{id: 4, kind: "stat", w: 4, h: 4, title: "What share of calls is denied?", unit: "percentunit", decimal: 2, none: noCalls, steps: scale("green", 0.01, "yellow", 0.05, "red"),
 			about: "Calls that were refused for lack of rights. Some are usual, such as a stale token; many of one principal are probing, see who is denied below.",
 			links: []link{to("Look closer", investigate)},
-			sql:   `SELECT sum(denied) / greatest(sum(events), 1) AS refused FROM activity_hourly WHERE {calls}`},
+			sql:   `SELECT sum(denied) / greatest(sum(events), 1) AS refused FROM {callers}`},
 		{id: 5, kind: "stat", w: 4, h: 4, title: "How long do the slowest 5 % take?", unit: "µs", none: noCalls, steps: plain,
 			about: "The 95th percentile of the calls' durations, to within 3 %. When it rises, see below which tools became slower.",
 			links: []link{to("Which tools are slow?", toolsBoard)},
-			sql:   `SELECT if(sum(events) = 0, NULL, {p95}) AS p95 FROM {latency}`},
+			sql:   `SELECT if(sum(events) = 0, NULL, {p95}) AS p95 FROM {calls}`},
 		{id: 6, kind: "stat", w: 4, h: 4, title: "How many principals were active?", unit: "short", none: noCalls, steps: plain,
 			about: "Different principals, people and agents alike, that called at least one tool.",
 			links: []link{to("Look closer", investigate)},
-			sql:   `SELECT uniqIf(principal, principal != '') AS principals FROM activity_hourly WHERE {calls}`},
+			sql:   `SELECT uniqIf(principal, principal != '') AS principals FROM {callers}`},
 		{id: 7, kind: "stat", w: 4, h: 4, title: "How many findings wait for somebody?", unit: "short", none: "0", steps: wantsZero,
 			about: "Findings of any time that are open, were neither acknowledged nor closed, and are not declared to be usual. The list below says which come first.",
 			links: []link{to("Which findings?", detections)},
@@ -47,7 +47,7 @@ func overviewBoard() dashboard {
 			links: []link{to("Look closer", investigate)},
 			sql: `
 			SELECT time, outcome, sum(n) AS calls FROM (
-			  SELECT $__timeInterval(hour) AS time, outcome, sum(events) AS n FROM {latency}
+			  SELECT $__timeInterval(hour) AS time, outcome, sum(events) AS n FROM {calls}
 			  WHERE {many} GROUP BY time, outcome
 			  UNION ALL
 			  SELECT $__timeInterval(occurred_at) AS time, outcome, count() AS n FROM events
@@ -58,7 +58,7 @@ func overviewBoard() dashboard {
 			links: []link{to("Which tools are slow?", toolsBoard)},
 			sql: `
 			SELECT time, toFloat64(q[1]) AS p50, toFloat64(q[2]) AS p95, toFloat64(q[3]) AS p99 FROM (
-			  SELECT $__timeInterval(hour) AS time, {quantiles} AS q FROM {latency}
+			  SELECT $__timeInterval(hour) AS time, {quantiles} AS q FROM {calls}
 			  WHERE {many} GROUP BY time
 			  UNION ALL
 			  SELECT $__timeInterval(occurred_at) AS time, quantilesBFloat16(0.5, 0.95, 0.99)(duration_us) AS q FROM events
@@ -73,8 +73,8 @@ func overviewBoard() dashboard {
 			SELECT server, calls, principals, tools, failed, refused, p50, p95, sent, received, last_call FROM (
 			  SELECT server, sum(events) AS calls, uniq(principal) AS principals, uniq(target) AS tools,
 			    sumIf(events, {error}) / sum(events) AS failed, sum(denied) / sum(events) AS refused, sum(request_bytes) AS sent, sum(response_bytes) AS received, max(last_at) AS last_call
-			  FROM activity_hourly WHERE {calls} GROUP BY server ORDER BY calls DESC, server LIMIT 200
-			) AS a LEFT JOIN (SELECT server AS name, {p50} AS p50, {p95} AS p95 FROM {latency} GROUP BY server) AS l ON l.name = a.server
+			  FROM {callers} GROUP BY server ORDER BY calls DESC, server LIMIT 200
+			) AS a LEFT JOIN (SELECT server AS name, {p50} AS p50, {p95} AS p95 FROM {calls} GROUP BY server) AS l ON l.name = a.server
 			ORDER BY calls DESC, server`},
 		{id: 14, kind: "table", w: 12, h: 9, title: "Which tools are called most?", unit: "short", none: noCalls,
 			about: "Tools by calls. A read-only tool in front is usual; one that sends or deletes is worth a look at who calls it.",
@@ -84,8 +84,8 @@ func overviewBoard() dashboard {
 			sql: `
 			SELECT tool, server, calls, failed, refused, p50, p95 FROM (
 			  SELECT target AS tool, server, sum(events) AS calls, sumIf(events, {error}) / sum(events) AS failed, sum(denied) / sum(events) AS refused
-			  FROM activity_hourly WHERE {calls} GROUP BY tool, server ORDER BY calls DESC, tool, server LIMIT 100
-			) AS a LEFT JOIN (SELECT server AS name, target, {p50} AS p50, {p95} AS p95 FROM {latency} GROUP BY server, target) AS l ON l.name = a.server AND l.target = a.tool
+			  FROM {callers} GROUP BY tool, server ORDER BY calls DESC, tool, server LIMIT 100
+			) AS a LEFT JOIN (SELECT server AS name, target, {p50} AS p50, {p95} AS p95 FROM {calls} GROUP BY server, target) AS l ON l.name = a.server AND l.target = a.tool
 			ORDER BY calls DESC, tool, server`},
 		{id: 15, kind: "table", w: 12, h: 9, title: "Who calls most, and who is denied?", unit: "short", none: noCalls,
 			about: "Principals by calls. Many denials of one principal are probing or an agent whose scopes do not fit its task: look at which tools it was refused.",
@@ -95,7 +95,7 @@ func overviewBoard() dashboard {
 			sql: `
 			SELECT principal, principal_kind AS sort, sum(events) AS calls, uniq(server) AS servers, uniq(target) AS tools,
 			  sumIf(events, {error}) / sum(events) AS failed, sum(denied) / sum(events) AS refused, max(last_at) AS last_call
-			FROM activity_hourly WHERE {calls}
+			FROM {callers}
 			GROUP BY principal, sort ORDER BY calls DESC, principal, sort LIMIT 100`},
 
 		row(20, "What goes wrong"),
@@ -104,20 +104,20 @@ func overviewBoard() dashboard {
 			links: []link{to("Tools of this server", toolsBoard, "server", field("server"), "tool", "$__all")},
 			sql: `
 			SELECT server, sumIf(events, {error}) / sum(events) AS failed
-			FROM {latency}
+			FROM {calls}
 			GROUP BY server HAVING sum(events) >= 10 AND failed > 0 ORDER BY failed DESC, server LIMIT 15`},
 		{id: 22, kind: "timeseries", w: 8, h: 8, title: "When are calls denied, and by which servers?", unit: "short", none: "Nothing was denied in this time range", stack: true, series: true, by: "server", interval: "1h",
 			about: "Denied calls by hour. A step up right after a release is a changed policy; a short peak is somebody who tries.",
 			links: []link{to("Look closer at this server", investigate, "server", label("server"))},
 			sql: `
 			SELECT $__timeInterval(hour) AS time, server, sum(denied) AS refused
-			FROM activity_hourly WHERE {calls} AND denied > 0
+			FROM {callers} AND denied > 0
 			GROUP BY time, server ORDER BY time, server LIMIT 20000`},
 		{id: 23, kind: "bargauge", w: 8, h: 8, title: "What else do clients ask for?", unit: "short", none: "Nothing was asked in this time range", least: number(0), steps: plain,
 			about: "Events of every kind: listings, resources, prompts, sign-ins and sessions beside the calls of tools. A kind that is missing may be one that a server does not report.",
 			links: []link{to("Look closer", investigate)},
 			sql: `
-			SELECT kind, sum(events) AS n FROM activity_hourly WHERE {usage}
+			SELECT kind, sum(events) AS n FROM {usage}
 			GROUP BY kind ORDER BY n DESC, kind`},
 		{id: 24, kind: "timeseries", w: 8, h: 9, title: "When do findings open, and how severe are they?", unit: "short", none: "No findings in this time range", stack: true, series: true, by: "severity", colours: severityColours, names: severities, interval: "1h",
 			about: "Findings by when they were opened, without those that are declared to be usual, by their severity now.",

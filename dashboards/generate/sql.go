@@ -51,19 +51,22 @@ func ranked(severity string) string {
 	return "indexOf(['info', 'low', 'medium', 'high', 'critical'], " + severity + ")"
 }
 
-// latency has calls and the states of their quantiles. What a quantile costs is the number
-// of states that are merged, so they come from the table without principals, unless some
-// are chosen: the half that is not meant is false before anything is read. What
+// sums are the hourly sums of what a condition says. They come from the table without
+// principals, unless some are chosen: it has a hundredth of the rows, and as many states of
+// quantiles to merge. The half that is not meant is false before anything is read: what
 // $__conditionalAll says of 0 is whether all are.
-var latency = `(
-    SELECT hour, tenant, server, target, outcome, durations, events FROM tools_hourly
-    WHERE ` + hours + ` AND kind = 'tool_call' AND server != 'mcpaudit' AND ` + allPrincipals + `
+func sums(which string) string {
+	const columns = "tenant, hour, server, kind, target, outcome, events, denied, request_bytes, response_bytes, longest_us, durations, first_at, last_at"
+	return `(
+    SELECT ` + columns + ` FROM tools_hourly
+    WHERE ` + which + ` AND ` + allPrincipals + `
       AND ` + strings.Join([]string{oneOf("tenant", "tenant"), oneOf("environment", "environment"), oneOf("server", "server"), oneOf("target", "tool")}, "\n      AND ") + `
     UNION ALL
-    SELECT hour, tenant, server, target, outcome, durations, events FROM activity_hourly
-    WHERE ` + hours + ` AND kind = 'tool_call' AND server != 'mcpaudit' AND NOT ` + allPrincipals + `
+    SELECT ` + columns + ` FROM activity_hourly
+    WHERE ` + which + ` AND NOT ` + allPrincipals + `
       AND ` + chosen + `
   )`
+}
 
 const allPrincipals = "($__conditionalAll(0, $principal))"
 
@@ -119,9 +122,13 @@ var fragments = strings.NewReplacer(
 	"{tenant_and_server}", oneOf("tenant", "tenant")+" AND "+oneOf("server", "server"),
 	"{tools}", oneOf("tenant", "tenant")+" AND "+oneOf("server", "server")+" AND "+oneOf("target", "tool"),
 	"{hours}", hours,
-	// What people and agents did: not what the service did itself.
-	"{usage}", hours+" AND server != 'mcpaudit'\n  AND "+chosen,
-	"{calls}", hours+" AND kind = 'tool_call' AND server != 'mcpaudit'\n  AND "+chosen,
+	// What people and agents did, not what the service did itself: of every kind; calls of
+	// tools; those by who called, for what needs principals; and calls of any time.
+	"{usage}", sums(hours+" AND server != 'mcpaudit'"),
+	"{calls}", sums(hours+" AND kind = 'tool_call' AND server != 'mcpaudit'"),
+	"{callers}", "activity_hourly WHERE "+hours+" AND kind = 'tool_call' AND server != 'mcpaudit'\n  AND "+chosen,
+	"{calls_of_any_time}", sums("hour <= $__toTime AND kind = 'tool_call' AND server != 'mcpaudit'"),
+	"{refused_sign_ins}", sums(hours+" AND kind = 'auth' AND outcome = 'denied'"),
 	"{raw_calls}", "$__timeFilter(occurred_at) AND kind = 'tool_call' AND server != 'mcpaudit'\n  AND "+chosen,
 	"{own}", "$__timeFilter(occurred_at) AND server = 'mcpaudit' AND "+oneOf("tenant", "tenant"),
 	"{error}", isError,
@@ -131,7 +138,6 @@ var fragments = strings.NewReplacer(
 	"{findings}", strings.ReplaceAll(findings, "{which}", "1"),
 	// Findings do not change when they started, and are told after that.
 	"{findings_until}", strings.ReplaceAll(findings, "{which}", "started_at <= $__toTime"),
-	"{latency}", latency,
 	"{narrow}", narrow,
 	"{suppressions}", suppressions,
 	"{rank}", ranked("severity"),

@@ -7,16 +7,16 @@ func toolsAndServersBoard() dashboard {
 		row(1, "At a glance"),
 		{id: 2, kind: "stat", w: 4, h: 4, title: "How many servers are in use?", unit: "short", none: "0", steps: plain,
 			about: "Servers that reported anything in the time range.", links: []link{to("Overview", overview)},
-			sql: `SELECT uniqExact(server) AS servers FROM activity_hourly WHERE {usage}`},
+			sql: `SELECT uniqExact(server) AS servers FROM {usage}`},
 		{id: 3, kind: "stat", w: 4, h: 4, title: "How many tools are in use?", unit: "short", none: "0", steps: plain,
 			about: "Tools, each at its server, that were called in the time range.", links: []link{to("Overview", overview)},
-			sql: `SELECT uniqExact(server, target) AS tools FROM {latency}`},
+			sql: `SELECT uniqExact(server, target) AS tools FROM {calls}`},
 		{id: 4, kind: "stat", w: 4, h: 4, title: "How many tools are defined and not used?", unit: "short", none: "0", steps: plain,
 			about: "Tools that servers have defined and nobody called in the time range. What nobody uses can be taken away: it is only something to attack.",
 			links: []link{to("Overview", overview)},
 			sql: `
 			SELECT count() AS unused FROM (SELECT DISTINCT tenant, server, target FROM tool_definitions WHERE {tools})
-			WHERE (tenant, server, target) NOT IN (SELECT tenant, server, target FROM {latency})`},
+			WHERE (tenant, server, target) NOT IN (SELECT tenant, server, target FROM {calls})`},
 		{id: 5, kind: "stat", w: 4, h: 4, title: "How many definitions are new?", unit: "short", none: "0", steps: wantsZero,
 			about: "Definitions of tools that were seen for the first time in the time range. After a release that is usual; without one, somebody changed what agents are told.",
 			links: []link{to("What was found?", detections)},
@@ -33,7 +33,7 @@ func toolsAndServersBoard() dashboard {
 			about: "Calls of tools whose server hints that they are destructive, by their newest definition. A server that hints nothing is not in it.",
 			links: []link{to("Look closer", investigate)},
 			sql: `
-			SELECT sum(events) AS calls FROM activity_hourly WHERE {calls}
+			SELECT sum(events) AS calls FROM {callers}
 			  AND (tenant, server, target) IN (
 			    SELECT tenant, server, target FROM tool_definitions WHERE {tools}
 			    GROUP BY tenant, server, target HAVING argMax(destructive, last_at) = 1)`},
@@ -51,10 +51,10 @@ func toolsAndServersBoard() dashboard {
 			FROM (
 			  SELECT tenant, server, target AS tool, sum(events) AS n, sumIf(events, {error}) AS bad, sum(denied) AS no, 0 AS slow, max(longest_us) AS most, uniq(principal) AS callers,
 			    0 AS versions, 0 AS reads, 0 AS destroys, 0 AS open, min(first_at) AS first, max(last_at) AS last
-			  FROM activity_hourly WHERE {calls} GROUP BY tenant, server, tool
+			  FROM {callers} GROUP BY tenant, server, tool
 			  UNION ALL
 			  SELECT tenant, server, target AS tool, 0, 0, 0, {p95}, 0, 0, 0, 0, 0, 0, toDateTime64(0, 6, 'UTC'), toDateTime64(0, 6, 'UTC')
-			  FROM {latency} GROUP BY tenant, server, tool
+			  FROM {calls} GROUP BY tenant, server, tool
 			  UNION ALL
 			  SELECT tenant, server, target AS tool, 0, 0, 0, 0, 0, 0, uniqExact(definition_digest), argMax(read_only, last_at), argMax(destructive, last_at), argMax(open_world, last_at), min(first_at), toDateTime64(0, 6, 'UTC')
 			  FROM tool_definitions WHERE {tools} GROUP BY tenant, server, tool
@@ -101,28 +101,28 @@ func toolsAndServersBoard() dashboard {
 			about: "The 95th percentile of the durations of tools with at least ten calls. Cheap and expensive tools differ: compare one with itself, to the right.",
 			links: []link{ofTool},
 			sql: `
-			SELECT server, target AS tool, {p95} AS p95 FROM {latency}
+			SELECT server, target AS tool, {p95} AS p95 FROM {calls}
 			GROUP BY server, tool HAVING sum(events) >= 10 ORDER BY p95 DESC, server, tool LIMIT 15`},
 		{id: 22, kind: "timeseries", w: 16, h: 9, title: "When did the slowest tools become slow?", unit: "µs", none: noCalls, lines: true, series: true, by: "tool", interval: "1h",
 			about: "The 95th percentile by hour of the eight slowest tools with at least ten calls.",
 			links: []link{to("Look closer at this tool", investigate, "tool", label("tool"))},
 			sql: `
-			SELECT $__timeInterval(hour) AS time, target AS tool, toFloat64({p95}) AS p95 FROM {latency}
+			SELECT $__timeInterval(hour) AS time, target AS tool, toFloat64({p95}) AS p95 FROM {calls}
 			WHERE target IN (
-			  SELECT target FROM {latency}
+			  SELECT target FROM {calls}
 			  GROUP BY target HAVING sum(events) >= 10 ORDER BY {p95} DESC, target LIMIT 8)
 			GROUP BY time, tool ORDER BY time, tool`},
 		{id: 23, kind: "bargauge", w: 8, h: 9, title: "Which tools fail most?", unit: "percentunit", none: "Nothing failed in this time range", least: number(0), most: number(1), steps: badShare,
 			about: "Share of failed calls of tools with at least ten calls. Failures of all callers are the tool's; of one caller, the caller's.",
 			links: []link{ofTool},
 			sql: `
-			SELECT server, target AS tool, sumIf(events, {error}) / sum(events) AS failed FROM {latency}
+			SELECT server, target AS tool, sumIf(events, {error}) / sum(events) AS failed FROM {calls}
 			GROUP BY server, tool HAVING sum(events) >= 10 AND failed > 0 ORDER BY failed DESC, server, tool LIMIT 15`},
 		{id: 24, kind: "timeseries", w: 16, h: 9, title: "How do calls fail?", unit: "short", none: "Nothing failed in this time range", stack: true, series: true, by: "outcome", interval: "1h", colours: outcomeColours, names: outcomes[1:5],
 			about: "Calls that were no success, by how they ended. Timeouts grow with load; errors of the protocol come with a release of a client or a server.",
 			links: []link{to("Look closer", investigate)},
 			sql: `
-			SELECT $__timeInterval(hour) AS time, outcome, sum(events) AS calls FROM {latency}
+			SELECT $__timeInterval(hour) AS time, outcome, sum(events) AS calls FROM {calls}
 			WHERE outcome NOT IN ('success', 'input_required') GROUP BY time, outcome ORDER BY time, outcome`},
 		{id: 25, kind: "table", w: 12, h: 9, title: "Which tools are denied most?", unit: "short", none: "Nothing was denied in this time range",
 			about:   "Tools by refused calls. A tool that most are refused should not be in their list at all.",
@@ -130,7 +130,7 @@ func toolsAndServersBoard() dashboard {
 			columns: []column{{name: "tool", link: ofTool}, {name: "server", link: ofServer}, {name: "denials", bar: true}, {name: "refused", unit: "percentunit"}},
 			sql: `
 			SELECT server, target AS tool, sum(denied) AS denials, denials / sum(events) AS refused, uniqIf(principal, denied > 0) AS principals
-			FROM activity_hourly WHERE {calls}
+			FROM {callers}
 			GROUP BY server, tool HAVING denials > 0 ORDER BY denials DESC, server, tool LIMIT 50`},
 		{id: 26, kind: "table", w: 12, h: 9, title: "Which tools move most data?", unit: "short", none: noCalls,
 			about:   "Tools by the bytes of their answers. A tool that gives out much more than it used to is a leak, or a missing limit.",
@@ -138,13 +138,13 @@ func toolsAndServersBoard() dashboard {
 			columns: append([]column{{name: "tool", link: ofTool}, {name: "server", link: ofServer}, {name: "per_call", unit: "bytes"}}, rates("sent", "received")...),
 			sql: `
 			SELECT server, target AS tool, sum(response_bytes) AS received, sum(request_bytes) AS sent, received / sum(events) AS per_call, sum(events) AS calls
-			FROM activity_hourly WHERE {calls}
+			FROM {callers}
 			GROUP BY server, tool ORDER BY received DESC, server, tool LIMIT 50`},
 		{id: 27, kind: "timeseries", w: 24, h: 8, title: "Which servers are busy when?", unit: "short", none: noCalls, stack: true, series: true, by: "server", interval: "1h",
 			about: "Calls by hour of the twelve busiest servers; the others are one. A server that falls to nothing is down, or does not report any more.",
 			links: []link{to("Look closer at this server", investigate, "server", label("server"))},
 			sql: `
-			SELECT $__timeInterval(hour) AS time, if(s.server IN (SELECT server FROM {latency} GROUP BY server ORDER BY sum(events) DESC, server LIMIT 12), s.server, 'others') AS server, sum(events) AS calls
-			FROM {latency} AS s GROUP BY time, server ORDER BY time, server`},
+			SELECT $__timeInterval(hour) AS time, if(s.server IN (SELECT server FROM {calls} GROUP BY server ORDER BY sum(events) DESC, server LIMIT 12), s.server, 'others') AS server, sum(events) AS calls
+			FROM {calls} AS s GROUP BY time, server ORDER BY time, server`},
 	})
 }
