@@ -69,14 +69,14 @@ func complianceBoard() dashboard {
 			  SELECT emitter_id FROM emitters_hourly WHERE {hours} AND server != 'mcpaudit' AND {tenant_and_server} GROUP BY emitter_id ORDER BY abs(sum(delay_us) / sum(events)) DESC, emitter_id LIMIT 10)
 			GROUP BY time, emitter ORDER BY time, emitter`},
 		{id: 14, kind: "table", w: 12, h: 7, title: "Is everything redacted, and by which profile?", unit: "short", none: "No events in this time range",
-			about: "Events of MCP servers by the redaction that they went through. An empty profile or an error means that the service's own redaction was the only one: mend the emitter.",
+			about: "Events of MCP servers by the redaction that they went through, of the last eight days of the time range at most: all of them are read. An empty profile or an error means that the service's own redaction was the only one: mend the emitter.",
 			links: []link{to("What was taken out?", investigate)},
 			columns: []column{{name: "share", unit: "percentunit"}, {name: "error", shade: nil}, {name: "last_time", unit: "dateTimeFromNow"},
 				{name: "server", link: to("Tools of this server", toolsBoard, "server", field("server"), "tool", "$__all")}},
 			sql: `
 			SELECT server, redaction_profile AS profile, redaction_profile_version AS version, redaction_error AS error, count() AS n,
 			  countIf(removed_count > 0) / n AS share, countIf(truncated) AS truncated_ones, max(occurred_at) AS last_time
-			FROM events WHERE $__timeFilter(occurred_at) AND server != 'mcpaudit' AND {tenant_and_server}
+			FROM events WHERE $__timeFilter(occurred_at) AND occurred_at > $__toTime - 8 * 86400 AND server != 'mcpaudit' AND {tenant_and_server}
 			GROUP BY server, profile, version, error ORDER BY error DESC, n DESC, server LIMIT 200`},
 		{id: 15, kind: "bargauge", w: 12, h: 7, title: "How many events expire in which month?", unit: "short", none: "The log is empty", least: number(0), steps: plain,
 			about: "Everything that is kept, by the month whose end it is kept to. A month in the past is waiting for retention, or is held.",
@@ -119,7 +119,7 @@ func complianceBoard() dashboard {
 			SELECT occurred_at AS at, principal, if(kind = 'finding', 'problem', 'verification') AS what, outcome, duration_us AS took, error_code AS problem, error_message AS words, target AS log
 			FROM events WHERE $__timeFilter(occurred_at) AND {tenant}
 			  AND (server = 'mcpaudit' AND method = 'mcpaudit/verify_store' AND labels['phase'] = 'end' OR kind = 'finding' AND method IN ('mcpaudit/verify', 'mcpaudit/receipt'))
-			ORDER BY occurred_at DESC, event_id LIMIT 100`},
+			ORDER BY {newest_first}, event_id LIMIT 100`},
 
 		row(30, "Who looked, and who changed something"),
 		{id: 31, kind: "table", w: 12, h: 9, title: "Who read the log?", unit: "short", none: "Nobody read the log in this time range",
@@ -137,7 +137,7 @@ func complianceBoard() dashboard {
 			sql: `
 			SELECT occurred_at AS at, principal, principal_name AS name, outcome, toUInt64OrZero(labels['rows']) AS rows_out, labels['tenants'] AS tenants, duration_us AS took, client_ip AS address
 			FROM events WHERE {own} AND method = 'mcpaudit/export_events' AND labels['phase'] = 'end'
-			ORDER BY occurred_at DESC, event_id LIMIT 100`},
+			ORDER BY {newest_first}, event_id LIMIT 100`},
 		{id: 33, kind: "table", w: 12, h: 9, title: "Who changed keys, rules or retention?", unit: "short", none: "Nothing was changed in this time range",
 			about:   "Keys that were made, rotated, revoked or found in the store, rules that were loaded anew, holds, retention, and starts and stops of the service.",
 			links:   []link{to("What was found?", detections)},
@@ -146,7 +146,7 @@ func complianceBoard() dashboard {
 			SELECT occurred_at AS at, principal, principal_name AS name, method, target, outcome, error_message AS words, client_ip AS address
 			FROM events WHERE {own} AND labels['phase'] != 'begin' AND method IN ('mcpaudit/create_key', 'mcpaudit/rotate_key', 'mcpaudit/revoke_key', 'mcpaudit/key_found', 'mcpaudit/reload_rules', 'mcpaudit/rules',
 			  'mcpaudit/apply_retention', 'mcpaudit/retention', 'mcpaudit/hold', 'mcpaudit/release', 'mcpaudit/start', 'mcpaudit/stop')
-			ORDER BY occurred_at DESC, event_id LIMIT 200`},
+			ORDER BY {newest_first}, event_id LIMIT 200`},
 		{id: 34, kind: "table", w: 12, h: 9, title: "Who was refused by the service itself?", unit: "short", none: "Nobody was refused in this time range",
 			about:   "Credentials that did not fit and calls without the right for them. Many attempts of one address are somebody who tries; one of a known principal is a role to look at.",
 			links:   []link{to("What was found?", detections)},
@@ -159,7 +159,7 @@ func complianceBoard() dashboard {
 			about: "Refused sign-ins by server, those at the service itself as the server mcpaudit. A wall of them at one hour is a brute force or an expired secret.",
 			links: []link{to("Look closer at this server", investigate, "server", label("server"))},
 			sql: `
-			SELECT $__timeInterval(hour) AS time, server, sum(events) AS failed FROM activity_hourly
-			WHERE {hours} AND kind = 'auth' AND outcome = 'denied' AND {chosen} GROUP BY time, server ORDER BY time, server`},
+			SELECT $__timeInterval(hour) AS time, server, sum(events) AS failed FROM {refused_sign_ins}
+			GROUP BY time, server ORDER BY time, server`},
 	})
 }

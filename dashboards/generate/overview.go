@@ -27,7 +27,7 @@ func overviewBoard() dashboard {
 		{id: 4, kind: "stat", w: 4, h: 4, title: "What share of calls is denied?", unit: "percentunit", decimal: 2, none: noCalls, steps: scale("green", 0.01, "yellow", 0.05, "red"),
 			about: "Calls that were refused for lack of rights. Some are usual, such as a stale token; many of one principal are probing, see who is denied below.",
 			links: []link{to("Look closer", investigate)},
-			sql:   `SELECT sum(denied) / greatest(sum(events), 1) AS refused FROM {callers}`},
+			sql:   `SELECT sum(denied) / greatest(sum(events), 1) AS refused FROM {calls}`},
 		{id: 5, kind: "stat", w: 4, h: 4, title: "How long do the slowest 5 % take?", unit: "µs", none: noCalls, steps: plain,
 			about: "The 95th percentile of the calls' durations, to within 3 %. When it rises, see below which tools became slower.",
 			links: []link{to("Which tools are slow?", toolsBoard)},
@@ -71,10 +71,10 @@ func overviewBoard() dashboard {
 				rates("failed", "refused", "p50", "p95", "sent", "received", "last_call")...),
 			sql: `
 			SELECT server, calls, principals, tools, failed, refused, p50, p95, sent, received, last_call FROM (
-			  SELECT server, sum(events) AS calls, uniq(principal) AS principals, uniq(target) AS tools,
-			    sumIf(events, {error}) / sum(events) AS failed, sum(denied) / sum(events) AS refused, sum(request_bytes) AS sent, sum(response_bytes) AS received, max(last_at) AS last_call
-			  FROM {callers} GROUP BY server ORDER BY calls DESC, server LIMIT 200
-			) AS a LEFT JOIN (SELECT server AS name, {p50} AS p50, {p95} AS p95 FROM {calls} GROUP BY server) AS l ON l.name = a.server
+			  SELECT server, sum(events) AS calls, uniq(target) AS tools, sumIf(events, {error}) / sum(events) AS failed, sum(denied) / sum(events) AS refused,
+			    {p50} AS p50, {p95} AS p95, sum(request_bytes) AS sent, sum(response_bytes) AS received, max(last_at) AS last_call
+			  FROM {calls} GROUP BY server ORDER BY calls DESC, server LIMIT 200
+			) AS a LEFT JOIN (SELECT server AS name, uniq(principal) AS principals FROM {callers} GROUP BY server) AS p ON p.name = a.server
 			ORDER BY calls DESC, server`},
 		{id: 14, kind: "table", w: 12, h: 9, title: "Which tools are called most?", unit: "short", none: noCalls,
 			about: "Tools by calls. A read-only tool in front is usual; one that sends or deletes is worth a look at who calls it.",
@@ -82,11 +82,8 @@ func overviewBoard() dashboard {
 			columns: append([]column{{name: "tool", link: to("Who calls this tool?", investigate, "server", field("server"), "tool", field("tool"))},
 				{name: "server", link: to("Tools of this server", toolsBoard, "server", field("server"), "tool", "$__all")}, {name: "calls", bar: true}}, rates("failed", "refused", "p50", "p95")...),
 			sql: `
-			SELECT tool, server, calls, failed, refused, p50, p95 FROM (
-			  SELECT target AS tool, server, sum(events) AS calls, sumIf(events, {error}) / sum(events) AS failed, sum(denied) / sum(events) AS refused
-			  FROM {callers} GROUP BY tool, server ORDER BY calls DESC, tool, server LIMIT 100
-			) AS a LEFT JOIN (SELECT server AS name, target, {p50} AS p50, {p95} AS p95 FROM {calls} GROUP BY server, target) AS l ON l.name = a.server AND l.target = a.tool
-			ORDER BY calls DESC, tool, server`},
+			SELECT target AS tool, server, sum(events) AS calls, sumIf(events, {error}) / sum(events) AS failed, sum(denied) / sum(events) AS refused, {p50} AS p50, {p95} AS p95
+			FROM {calls} GROUP BY tool, server ORDER BY calls DESC, tool, server LIMIT 100`},
 		{id: 15, kind: "table", w: 12, h: 9, title: "Who calls most, and who is denied?", unit: "short", none: noCalls,
 			about: "Principals by calls. Many denials of one principal are probing or an agent whose scopes do not fit its task: look at which tools it was refused.",
 			links: []link{to("Look closer", investigate)},
@@ -111,7 +108,7 @@ func overviewBoard() dashboard {
 			links: []link{to("Look closer at this server", investigate, "server", label("server"))},
 			sql: `
 			SELECT $__timeInterval(hour) AS time, server, sum(denied) AS refused
-			FROM {callers} AND denied > 0
+			FROM {calls} WHERE denied > 0
 			GROUP BY time, server ORDER BY time, server LIMIT 20000`},
 		{id: 23, kind: "bargauge", w: 8, h: 8, title: "What else do clients ask for?", unit: "short", none: "Nothing was asked in this time range", least: number(0), steps: plain,
 			about: "Events of every kind: listings, resources, prompts, sign-ins and sessions beside the calls of tools. A kind that is missing may be one that a server does not report.",

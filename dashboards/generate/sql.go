@@ -76,6 +76,11 @@ const allPrincipals = "($__conditionalAll(0, $principal))"
 const narrow = "(toUnixTimestamp($__toTime) - toUnixTimestamp($__fromTime) <= 8 * 86400" +
 	" OR NOT (($__conditionalAll(0, $principal)) AND ($__conditionalAll(0, $session)) AND ($__conditionalAll(0, $trace)) AND ($__conditionalAll(0, $finding))))"
 
+// newestFirst sorts a few events out of many. By the column itself the engine would begin
+// with the newest granules and read every column there before it looks at the conditions,
+// and then the other columns of each granule whole: 5 s for 1,000 of 20 million.
+const newestFirst = "toUnixTimestamp64Micro(occurred_at) DESC"
+
 // suppressions are the rows of what is declared to be usual: until is when it ends by
 // itself, or when somebody ended it.
 const suppressions = `
@@ -139,6 +144,7 @@ var fragments = strings.NewReplacer(
 	// Findings do not change when they started, and are told after that.
 	"{findings_until}", strings.ReplaceAll(findings, "{which}", "started_at <= $__toTime"),
 	"{narrow}", narrow,
+	"{newest_first}", newestFirst,
 	"{suppressions}", suppressions,
 	"{rank}", ranked("severity"),
 	"{p50}", "quantilesBFloat16Merge(0.5, 0.95, 0.99)(durations)[1]",

@@ -33,8 +33,8 @@ func toolsAndServersBoard() dashboard {
 			about: "Calls of tools whose server hints that they are destructive, by their newest definition. A server that hints nothing is not in it.",
 			links: []link{to("Look closer", investigate)},
 			sql: `
-			SELECT sum(events) AS calls FROM {callers}
-			  AND (tenant, server, target) IN (
+			SELECT sum(events) AS calls FROM {calls}
+			WHERE (tenant, server, target) IN (
 			    SELECT tenant, server, target FROM tool_definitions WHERE {tools}
 			    GROUP BY tenant, server, target HAVING argMax(destructive, last_at) = 1)`},
 
@@ -49,12 +49,12 @@ func toolsAndServersBoard() dashboard {
 			  max(versions) AS definitions, arrayStringConcat(arrayFilter(x -> x != '', [if(max(reads) = 1, 'read only', ''), if(max(destroys) = 1, 'destructive', ''), if(max(open) = 1, 'open world', '')]), ', ') AS hints,
 			  minIf(first, first > toDateTime64(0, 6, 'UTC')) AS first_seen, max(last) AS last_call, tenant
 			FROM (
-			  SELECT tenant, server, target AS tool, sum(events) AS n, sumIf(events, {error}) AS bad, sum(denied) AS no, 0 AS slow, max(longest_us) AS most, uniq(principal) AS callers,
+			  SELECT tenant, server, target AS tool, sum(events) AS n, sumIf(events, {error}) AS bad, sum(denied) AS no, {p95} AS slow, max(longest_us) AS most, 0 AS callers,
 			    0 AS versions, 0 AS reads, 0 AS destroys, 0 AS open, min(first_at) AS first, max(last_at) AS last
-			  FROM {callers} GROUP BY tenant, server, tool
-			  UNION ALL
-			  SELECT tenant, server, target AS tool, 0, 0, 0, {p95}, 0, 0, 0, 0, 0, 0, toDateTime64(0, 6, 'UTC'), toDateTime64(0, 6, 'UTC')
 			  FROM {calls} GROUP BY tenant, server, tool
+			  UNION ALL
+			  SELECT tenant, server, target AS tool, 0, 0, 0, 0, 0, uniq(principal), 0, 0, 0, 0, toDateTime64(0, 6, 'UTC'), toDateTime64(0, 6, 'UTC')
+			  FROM {callers} GROUP BY tenant, server, tool
 			  UNION ALL
 			  SELECT tenant, server, target AS tool, 0, 0, 0, 0, 0, 0, uniqExact(definition_digest), argMax(read_only, last_at), argMax(destructive, last_at), argMax(open_world, last_at), min(first_at), toDateTime64(0, 6, 'UTC')
 			  FROM tool_definitions WHERE {tools} GROUP BY tenant, server, tool
@@ -84,9 +84,11 @@ func toolsAndServersBoard() dashboard {
 			links:   []link{to("What was found?", detections)},
 			columns: []column{{name: "tool", link: ofTool}, {name: "server", link: ofServer}, {name: "first_call", unit: "dateTimeFromNow"}},
 			sql: `
-			SELECT server, target AS tool, min(first_at) AS first_call, sum(events) AS calls, uniq(principal) AS principals
-			FROM activity_hourly WHERE kind = 'tool_call' AND server != 'mcpaudit' AND hour <= $__toTime AND {chosen}
-			GROUP BY server, tool HAVING first_call >= $__fromTime ORDER BY first_call DESC, server, tool LIMIT 100`},
+			SELECT server, tool, first_call, calls, principals FROM (
+			  SELECT server, target AS tool, min(first_at) AS first_call, sum(events) AS calls FROM {calls_of_any_time}
+			  GROUP BY server, tool HAVING first_call >= $__fromTime ORDER BY first_call DESC, server, tool LIMIT 100
+			) AS a LEFT JOIN (SELECT server AS name, target, uniq(principal) AS principals FROM {callers} GROUP BY server, target) AS p ON p.name = a.server AND p.target = a.tool
+			ORDER BY first_call DESC, server, tool`},
 		{id: 15, kind: "table", w: 12, h: 9, title: "Who uses a tool for the first time?", unit: "short", none: "Nobody used anything new",
 			about:   "Principals and tools whose first call of all that is kept is in the time range, the newest first. Somebody who has long been there and turns to a new server is worth a look.",
 			links:   []link{to("What was found?", detections)},
@@ -129,16 +131,18 @@ func toolsAndServersBoard() dashboard {
 			links:   []link{to("What was found?", detections)},
 			columns: []column{{name: "tool", link: ofTool}, {name: "server", link: ofServer}, {name: "denials", bar: true}, {name: "refused", unit: "percentunit"}},
 			sql: `
-			SELECT server, target AS tool, sum(denied) AS denials, denials / sum(events) AS refused, uniqIf(principal, denied > 0) AS principals
-			FROM {callers}
-			GROUP BY server, tool HAVING denials > 0 ORDER BY denials DESC, server, tool LIMIT 50`},
+			SELECT server, tool, denials, refused, principals FROM (
+			  SELECT server, target AS tool, sum(denied) AS denials, denials / sum(events) AS refused FROM {calls}
+			  GROUP BY server, tool HAVING denials > 0 ORDER BY denials DESC, server, tool LIMIT 50
+			) AS a LEFT JOIN (SELECT server AS name, target, uniq(principal) AS principals FROM {callers} AND denied > 0 GROUP BY server, target) AS p ON p.name = a.server AND p.target = a.tool
+			ORDER BY denials DESC, server, tool`},
 		{id: 26, kind: "table", w: 12, h: 9, title: "Which tools move most data?", unit: "short", none: noCalls,
 			about:   "Tools by the bytes of their answers. A tool that gives out much more than it used to is a leak, or a missing limit.",
 			links:   []link{to("What was found?", detections)},
 			columns: append([]column{{name: "tool", link: ofTool}, {name: "server", link: ofServer}, {name: "per_call", unit: "bytes"}}, rates("sent", "received")...),
 			sql: `
 			SELECT server, target AS tool, sum(response_bytes) AS received, sum(request_bytes) AS sent, received / sum(events) AS per_call, sum(events) AS calls
-			FROM {callers}
+			FROM {calls}
 			GROUP BY server, tool ORDER BY received DESC, server, tool LIMIT 50`},
 		{id: 27, kind: "timeseries", w: 24, h: 8, title: "Which servers are busy when?", unit: "short", none: noCalls, stack: true, series: true, by: "server", interval: "1h",
 			about: "Calls by hour of the twelve busiest servers; the others are one. A server that falls to nothing is down, or does not report any more.",

@@ -18,7 +18,8 @@ type panel struct {
 }
 
 const (
-	countsOf = " sum(events), sumIf(events, outcome IN ('tool_error', 'protocol_error', 'timeout')), sum(denied) FROM activity_hourly WHERE tenant = 'default' AND kind = 'tool_call' AND hour >= {from:DateTime('UTC')} GROUP BY "
+	countsOf = " sum(events), sumIf(events, outcome IN ('tool_error', 'protocol_error', 'timeout')), sum(denied) FROM tools_hourly WHERE tenant = 'default' AND kind = 'tool_call' AND hour >= {from:DateTime('UTC')} GROUP BY "
+	peopleOf = " sum(events), sumIf(events, outcome IN ('tool_error', 'protocol_error', 'timeout')), sum(denied) FROM activity_hourly WHERE tenant = 'default' AND kind = 'tool_call' AND hour >= {from:DateTime('UTC')} GROUP BY "
 	timesOf  = " quantilesBFloat16Merge(0.5, 0.95, 0.99)(durations) FROM tools_hourly WHERE tenant = 'default' AND kind = 'tool_call' AND hour >= {from:DateTime('UTC')} GROUP BY "
 
 	countsOfEvents = " count(), countIf(outcome IN ('tool_error', 'protocol_error', 'timeout')), countIf(outcome = 'denied' OR decision = 'deny') FROM events WHERE tenant = 'default' AND kind = 'tool_call' AND occurred_at >= {from:DateTime('UTC')} GROUP BY "
@@ -30,7 +31,7 @@ var panels = []panel{
 	{"calls and errors by hour", "SELECT hour," + countsOf + "hour ORDER BY hour", "SELECT toStartOfHour(occurred_at) AS hour," + countsOfEvents + "hour ORDER BY hour", 1000},
 	{"p95 by server", "SELECT server," + timesOf + "server", "SELECT server," + timesOfEvents + "server", 1000},
 	{"p95 by server and hour", "SELECT hour, server," + timesOf + "hour, server ORDER BY hour, server", "SELECT toStartOfHour(occurred_at) AS hour, server," + timesOfEvents + "hour, server ORDER BY hour, server", 1000},
-	{"the busiest principals", "SELECT principal," + countsOf + "principal ORDER BY 2 DESC LIMIT 20", "SELECT principal," + countsOfEvents + "principal ORDER BY 2 DESC LIMIT 20", 1000},
+	{"the busiest principals", "SELECT principal," + peopleOf + "principal ORDER BY 2 DESC LIMIT 20", "SELECT principal," + countsOfEvents + "principal ORDER BY 2 DESC LIMIT 20", 1000},
 }
 
 // addUp adds up what is stored, by the runner that serve has, and says how fast that was;
