@@ -37,6 +37,9 @@ func (s *State) over() bool { return s.Finding.State == detect.Resolved || s.Tri
 // Touch says that something has happened to a finding.
 type Touch struct {
 	Finding string
+	// Version is the newest that was told; 0 when somebody has done something and nothing
+	// was told.
+	Version uint32
 	// News is set when somebody has to be told: it is new, or it became worse, and that
 	// was not found in history.
 	News bool

@@ -41,8 +41,9 @@ type world struct {
 }
 
 type toldNow struct {
-	id   string
-	news bool
+	id      string
+	version uint32
+	news    bool
 }
 
 // person is a receiver.
@@ -81,7 +82,7 @@ func (w *world) find(n int, severity detect.Severity, change ...func(*State)) {
 		c(s)
 	}
 	w.states[idNo(n)] = s
-	w.told = append(w.told, toldNow{idNo(n), !s.History})
+	w.told = append(w.told, toldNow{idNo(n), 1, !s.History})
 }
 
 // tell tells another version of it.
@@ -95,7 +96,7 @@ func (w *world) tell(n int, change func(*State)) {
 		s.Triage = TriageNew
 	}
 	w.states[idNo(n)] = &s
-	w.told = append(w.told, toldNow{idNo(n), s.Finding.Severity > before})
+	w.told = append(w.told, toldNow{idNo(n), s.Finding.Version, s.Finding.Severity > before})
 }
 
 func (w *world) worse(n int, to detect.Severity) {
@@ -152,7 +153,7 @@ func (w *world) After(_ context.Context, positions map[string]uint64, most int) 
 		from := int(positions[""])
 		to := min(len(w.told), from+most)
 		for _, x := range w.told[from:to] {
-			out = append(out, Touch{Finding: x.id, News: x.news})
+			out = append(out, Touch{Finding: x.id, Version: x.version, News: x.news})
 		}
 		if to > from {
 			next[""] = uint64(to)

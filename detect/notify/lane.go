@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -40,12 +41,17 @@ type lane struct {
 
 	entries map[uuid.UUID]*entry // by finding
 	groups  map[string]*group
-	open    map[uuid.UUID]*known // what the receiver takes to be open
-	sent    []time.Time          // of messages within the last hour
-	lastRow time.Time            // of the newest row: the next one is behind it
-	load    bool                 // the store is asked for what waits
-	loaded  time.Time            // when that was done last
-	refresh time.Time            // when open findings are sent again
+	open    map[uuid.UUID]*known       // what the receiver takes to be open
+	sent    []time.Time                // of messages within the last hour
+	lastRow time.Time                  // of the newest row: the next one is behind it
+	load    bool                       // the store is asked for what waits
+	loaded  time.Time                  // when that was done last
+	refresh time.Time                  // when open findings are sent again
+	took    time.Time                  // when the receiver took something last
+	lone    time.Time                  // when it was logged last that one finding alone is refused
+	turns   map[string]time.Time       // by tenant, when the receiver took something of it last
+	forgot  bool                       // open has not all that the receiver takes to be open
+	barred  map[string]detect.Severity // by tenant, what there was no room for since the last turn
 	back    backoff
 }
 
@@ -59,6 +65,10 @@ type entry struct {
 	told  detect.Severity // as message.Alert has it
 	held  bool            // it has waited for an end of quiet hours
 	group *group
+	// A receiver that refuses a message of this finding alone is not asked before back
+	// again; refused is when it was last.
+	back    backoff
+	refused time.Time
 }
 
 // known is a finding that the receiver takes to be open.
@@ -79,12 +89,12 @@ type group struct {
 	attempt uint32
 	noted   time.Time // when a failure was recorded last
 	late    bool      // it had to wait because of the limit
-	back    backoff
+	most    int       // alerts of the next message, after one that was refused; 0 for all
 }
 
 func newLane(s *session, r *Receiver, sender Sender) *lane {
 	return &lane{s: s, d: s.d, r: r, sender: sender, wake: make(chan struct{}, 1), load: true,
-		entries: map[uuid.UUID]*entry{}, groups: map[string]*group{}, open: map[uuid.UUID]*known{}}
+		entries: map[uuid.UUID]*entry{}, groups: map[string]*group{}, open: map[uuid.UUID]*known{}, barred: map[string]detect.Severity{}, turns: map[string]time.Time{}}
 }
 
 // queuedOf is a row that was just queued.
@@ -139,7 +149,13 @@ func (l *lane) run(ctx context.Context) {
 	defer l.d.Watch.Waiting(l.r.Name, 0, 0) // from here on it is somebody else's affair
 	for ctx.Err() == nil {
 		if l.load || l.d.Now().Sub(l.loaded) >= readAgain {
-			if !l.d.asked(ctx, "reading what "+l.r.Name+" has to be told", l.fill) {
+			if !l.loaded.IsZero() && !l.load {
+				// Only to be sure: what is held here is told all the same.
+				if err := l.fill(ctx); err != nil && ctx.Err() == nil {
+					l.loaded = l.d.Now()
+					l.storeFailed(l.loaded, err)
+				}
+			} else if !l.d.asked(ctx, "reading what "+l.r.Name+" has to be told", l.fill) {
 				return
 			}
 		}
@@ -181,11 +197,18 @@ func (l *lane) fill(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		l.sent = sent
+		// What is in the future was recorded when the clock was ahead: to count it would
+		// silence the lane until then.
+		l.sent = slices.DeleteFunc(sent, func(at time.Time) bool { return at.After(now) })
+		l.forgot = len(open) == mostOpen
 		for i := range open {
 			severity, _ := detect.ParseSeverity(open[i].Severity)
-			l.knows(open[i].FindingID, severity, open[i].ToldAt)
-			l.follows(open[i].ToldAt)
+			told := open[i].ToldAt
+			l.follows(told)
+			if told.After(now) {
+				told = now
+			}
+			l.knows(open[i].FindingID, severity, told)
 		}
 	}
 	rows, err := l.d.Store.Unsent(ctx, l.r.Name, now.Add(-lookBack), l.s.room)
@@ -239,6 +262,7 @@ func (l *lane) take() {
 	inbox := l.inbox
 	l.inbox = nil
 	l.mu.Unlock()
+	clear(l.barred)
 	for _, e := range inbox {
 		if k := l.open[e.finding]; k != nil {
 			e.told = k.severity
@@ -274,6 +298,7 @@ func (l *lane) add(e *entry) {
 			}
 		}
 		slices.SortStableFunc(old.queued, func(a, b store.Queued) int { return a.At.Compare(b.At) })
+		old.back.until = time.Time{} // it is another message now
 		if e.about.Version > old.about.Version {
 			old.about = e.about
 			l.leave(old)
@@ -281,7 +306,7 @@ func (l *lane) add(e *entry) {
 		}
 		return
 	}
-	if len(l.entries) >= l.s.room {
+	if len(l.entries) >= l.s.room && !l.makeRoom(e) {
 		l.mayLack()
 		return
 	}
@@ -292,17 +317,17 @@ func (l *lane) add(e *entry) {
 // join puts an entry into its group.
 func (l *lane) join(e *entry) {
 	route := l.s.plan.routeTo(l.r.Name, &e.about)
-	key, labels := "", map[string]string{}
+	key, full, labels := "", strconv.Itoa(l.s.plan.index(route)), map[string]string{}
 	if !l.sender.Groups() {
 		var parts []string
 		for _, by := range route.GroupBy {
 			v := clip(valueOf(by, &e.about), mostShort)
 			labels[by] = v
 			parts = append(parts, by+"="+v)
+			full += "\x00" + v // which no value has: names that look like others' keys join nobody
 		}
 		key = strings.Join(parts, ", ")
 	}
-	full := string(rune('0'+l.s.plan.index(route))) + "\x00" + key
 	g := l.groups[full]
 	if g == nil {
 		g = &group{key: key, route: route, labels: labels, entries: map[uuid.UUID]*entry{}}
@@ -352,6 +377,7 @@ func (l *lane) knows(id uuid.UUID, severity detect.Severity, told time.Time) {
 	if _, ok := l.open[id]; !ok && len(l.open) >= mostOpen {
 		oldest := slices.MinFunc(slices.Collect(maps.Keys(l.open)), func(a, b uuid.UUID) int { return l.open[a].told.Compare(l.open[b].told) })
 		delete(l.open, oldest)
+		l.forgot = true
 	}
 	l.open[id] = &known{severity: severity, told: told}
 }
@@ -385,12 +411,13 @@ const (
 	leastBackoff   = time.Second
 	refusedBackoff = time.Minute
 	mostBackoff    = 10 * time.Minute
+	mostRefused    = 6 * time.Hour // of a single finding, by a receiver that takes others
 )
 
-// failed makes the wait longer: it doubles from least to ten minutes, give or take a
-// fifth, so that not all who wait come back at once.
-func (b *backoff) failed(now time.Time, least time.Duration) time.Duration {
-	wait := min(least<<min(b.failures, 12), mostBackoff)
+// failed makes the wait longer: it doubles from least to most, give or take a fifth, so
+// that not all who wait come back at once.
+func (b *backoff) failed(now time.Time, least, most time.Duration) time.Duration {
+	wait := min(least<<min(b.failures, 12), most)
 	wait = time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))
 	b.failures++
 	b.until = now.Add(wait)

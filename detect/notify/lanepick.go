@@ -10,11 +10,12 @@ import (
 	"github.com/mcpaudit/mcpaudit/detect/notify/message"
 )
 
-// pick is the group whose turn it is, the one that is due for longest; nil when there is
-// none, and when it is worth looking again.
+// pick is the group whose turn it is: one of the tenant that was heard of least lately,
+// and of its groups the one that is due for longest; nil when there is none, and when it
+// is worth looking again.
 func (l *lane) pick(now time.Time) (due *group, next time.Time) {
 	next = now.Add(time.Minute)
-	var best time.Time
+	var best, heard time.Time
 	muted := map[*Route]bool{}
 	for key, g := range l.groups {
 		if len(g.entries) == 0 {
@@ -28,7 +29,7 @@ func (l *lane) pick(now time.Time) (due *group, next time.Time) {
 			quiet = g.route.Muted(now)
 			muted[g.route] = quiet
 		}
-		at := l.dueAt(g)
+		at := l.dueAt(g, now)
 		if quiet {
 			for _, e := range g.entries {
 				e.held = true
@@ -44,15 +45,25 @@ func (l *lane) pick(now time.Time) (due *group, next time.Time) {
 			}
 			continue
 		}
-		if due == nil || at.Before(best) {
-			due, best = g, at
+		turn := l.turns[g.tenant()]
+		if due == nil || turn.Before(heard) || turn.Equal(heard) && at.Before(best) {
+			due, best, heard = g, at, turn
 		}
 	}
 	return due, next
 }
 
+// tenant is that of a group, or of one of its findings when it has those of several: a
+// message of such a group has some of each.
+func (g *group) tenant() string {
+	for _, e := range g.entries {
+		return e.about.Tenant
+	}
+	return ""
+}
+
 // dueAt is when a group may be told.
-func (l *lane) dueAt(g *group) time.Time {
+func (l *lane) dueAt(g *group, now time.Time) time.Time {
 	at := g.first
 	if !l.sender.Groups() {
 		at = g.first.Add(g.route.GroupWait)
@@ -60,8 +71,18 @@ func (l *lane) dueAt(g *group) time.Time {
 			at = g.last.Add(g.route.GroupInterval)
 		}
 	}
-	if g.back.until.After(at) {
-		at = g.back.until
+	// All of it may have been refused, one by one.
+	first := time.Time{}
+	for _, e := range g.entries {
+		if !now.Before(e.back.until) {
+			return at
+		}
+		if first.IsZero() || e.back.until.Before(first) {
+			first = e.back.until
+		}
+	}
+	if first.After(at) {
+		at = first
 	}
 	return at
 }
@@ -87,10 +108,10 @@ func (l *lane) together(g *group, now time.Time) *group {
 	if !g.late {
 		return g
 	}
-	all := &group{route: g.route, labels: map[string]string{}, first: g.first, entries: map[uuid.UUID]*entry{}, attempt: g.attempt, noted: g.noted, back: g.back}
+	all := &group{route: g.route, labels: map[string]string{}, first: g.first, entries: map[uuid.UUID]*entry{}, attempt: g.attempt, noted: g.noted}
 	n := 0
 	for _, o := range l.groups {
-		if o.route == g.route && len(o.entries) > 0 && !l.dueAt(o).After(now) {
+		if o.route == g.route && len(o.entries) > 0 && !l.dueAt(o, now).After(now) {
 			n++
 			for id, e := range o.entries {
 				all.entries[id] = e
@@ -150,7 +171,7 @@ func (l *lane) tellAgain(id uuid.UUID, st *State, now time.Time, least time.Dura
 	}
 	k.again = now.Add(least)
 	route := l.s.plan.routeTo(l.r.Name, &st.Finding)
-	if route.RepeatInterval == 0 || st.Triage == TriageSeen || now.Sub(k.told) < route.RepeatInterval {
+	if route.RepeatInterval == 0 || st.Triage == TriageSeen || st.Suppressed || now.Sub(k.told) < route.RepeatInterval {
 		return
 	}
 	e := &entry{finding: id, since: now, told: k.severity}
@@ -158,7 +179,9 @@ func (l *lane) tellAgain(id uuid.UUID, st *State, now time.Time, least time.Dura
 	l.add(e)
 }
 
-// renew sends what is open once more, to a receiver that forgets what it does not hear of.
+// renew sends what is open once more, to a receiver that forgets what it does not hear
+// of. What is new comes in between: with thousands that are open, or a receiver that is
+// slow, this takes longer than the time after which it is due again.
 func (l *lane) renew(ctx context.Context) {
 	now := l.d.Now()
 	l.refresh = now.Add(l.sender.Refresh())
@@ -169,6 +192,17 @@ func (l *lane) renew(ctx context.Context) {
 	for page := range slices.Chunk(ids, mostAlerts) {
 		if ctx.Err() != nil {
 			return
+		}
+		l.take()
+		if g, _ := l.pick(l.d.Now()); g != nil {
+			l.deliver(ctx, g)
+		}
+		if l.d.Now().Before(l.back.until) || ctx.Err() != nil {
+			return
+		}
+		page = slices.DeleteFunc(page, func(id uuid.UUID) bool { return l.open[id] == nil }) // over by now
+		if len(page) == 0 {
+			continue
 		}
 		states, err := newestOf(ctx, l.d.Feed, page)
 		if err != nil {

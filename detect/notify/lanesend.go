@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -61,8 +62,15 @@ func (l *lane) deliver(ctx context.Context, g *group) {
 		l.sayWorks()
 		l.d.Watch.Sent(l.r.Name, len(p.said), l.d.Now().Sub(now))
 		attempt := g.attempt
-		g.attempt, g.back, g.late, g.noted = 0, backoff{}, false, time.Time{}
-		l.sent = append(l.sent, l.d.Now())
+		g.attempt, g.late, g.noted = 0, false, time.Time{}
+		if g.most *= 2; g.most >= mostAlerts {
+			g.most = 0
+		}
+		l.took = l.d.Now()
+		l.sent = append(l.sent, l.took)
+		for i := range p.said {
+			l.turns[p.said[i].e.about.Tenant] = l.took
+		}
 		l.done(ctx, p, attempt, status)
 		return
 	}
@@ -70,11 +78,41 @@ func (l *lane) deliver(ctx context.Context, g *group) {
 		return // the service stops; it is sent at the next start
 	}
 	l.d.Watch.Failed(l.r.Name)
-	if _, refused := errors.AsType[receiver.Refused](err); refused {
-		g.back.failed(l.d.Now(), refusedBackoff) // others may be taken meanwhile
+	l.recordFailure(ctx, g, p, status, err)
+	if _, refused := errors.AsType[receiver.Refused](err); refused || errors.Is(err, context.DeadlineExceeded) {
+		n := min(len(p.said), mostAlerts)
+		g.most = max(n/2, 1)
+		switch {
+		case refused && n > 1:
+			return // at once, with less: what one of them says may be all that it does not take
+		case refused && l.refusedOne(p.said[0].e):
+			l.back.until = l.d.Now().Add(leastBackoff)
+			if l.lone.IsZero() || l.d.Now().Sub(l.lone) >= hour {
+				l.lone = l.d.Now()
+				l.d.Log.Error("notify: a receiver refuses what it is told of one finding, and takes others; it is tried again, but somebody has to look at what stands between", "receiver", l.r.Name, "finding", p.said[0].e.finding, "status", status, "error", clip(err.Error(), mostError))
+			}
+			return
+		}
 	}
 	l.sayFailed(&l.back, status, err)
-	l.recordFailure(ctx, g, p, status, err)
+	if e := p.said[0].e; len(p.said) == 1 && !e.back.until.IsZero() && !e.back.until.After(l.back.until) {
+		e.back.until = l.back.until.Add(leastBackoff) // the others are tried first
+	}
+}
+
+// refusedOne makes a finding wait that was refused alone, and says whether the receiver
+// takes others. A filter on the way to it may not let pass what one of them quotes, and
+// who makes such findings must not silence the others.
+func (l *lane) refusedOne(e *entry) (others bool) {
+	now := l.d.Now()
+	others = l.took.After(e.refused) && now.Sub(l.took) < time.Hour
+	most := mostBackoff
+	if others {
+		most = mostRefused
+	}
+	e.back.failed(now, refusedBackoff, most)
+	e.refused = now
+	return others
 }
 
 // pack makes a message of a group, out of what the findings are now. A chat gets the
@@ -83,19 +121,17 @@ func (l *lane) deliver(ctx context.Context, g *group) {
 func (l *lane) pack(ctx context.Context, g, all *group, now time.Time) (*parcel, error) {
 	list := make([]*entry, 0, len(all.entries))
 	for _, e := range all.entries {
-		list = append(list, e)
+		if !now.Before(e.back.until) {
+			list = append(list, e)
+		}
 	}
-	slices.SortFunc(list, func(a, b *entry) int {
-		if a.about.Severity != b.about.Severity {
-			return int(b.about.Severity) - int(a.about.Severity)
-		}
-		if c := a.since.Compare(b.since); c != 0 {
-			return c
-		}
-		return slices.Compare(a.finding[:], b.finding[:])
-	})
-	if l.r.Settings.Kind != receiver.Slack {
-		list = list[:min(len(list), mostAlerts)]
+	list = inOrder(list)
+	most := mostAlerts
+	if g.most > 0 {
+		most = g.most
+	}
+	if l.r.Settings.Kind != receiver.Slack || g.most > 0 {
+		list = list[:min(len(list), most)]
 	}
 	p := &parcel{n: &message.Notification{Receiver: l.r.Name, Group: all.key, Labels: all.labels, At: now}}
 	for page := range slices.Chunk(list, lookMost) {
@@ -109,8 +145,10 @@ func (l *lane) pack(ctx context.Context, g, all *group, now time.Time) (*parcel,
 		}
 		for _, e := range page {
 			st := states[e.finding]
-			what, why := e.what(st)
+			what, why := e.what(st, l.forgot)
 			switch {
+			case e.ahead(st, now):
+				e.back.until = now.Add(storeWait)
 			case what == "":
 				p.drop = append(p.drop, dropped{e, why})
 			case len(p.n.Alerts) < mostAlerts:
@@ -132,14 +170,22 @@ func (l *lane) pack(ctx context.Context, g, all *group, now time.Time) (*parcel,
 	return p, nil
 }
 
+// ahead says that the finding can't be read as it was when it was queued: on a cluster,
+// the replica that is asked may lag. It is not waited for for ever.
+func (e *entry) ahead(st *State, now time.Time) bool {
+	n := len(e.queued)
+	return n > 0 && now.Sub(e.queued[n-1].At) < readAgain && (st == nil || st.Finding.Version < e.queued[n-1].Version)
+}
+
 // what is the thing that has to be said: the newest that was queued. Empty when nothing
-// has to, and why.
-func (e *entry) what(st *State) (what message.What, why string) {
+// has to, and why. forgot is set when the receiver may have been told what told does not
+// say.
+func (e *entry) what(st *State, forgot bool) (what message.What, why string) {
 	if st == nil {
 		return "", "the finding is not in the store any more"
 	}
 	if len(e.queued) == 0 { // it is told once more
-		if st.over() || st.Triage == TriageSeen {
+		if st.over() || st.Triage == TriageSeen || st.Suppressed {
 			return "", "somebody took it up"
 		}
 		return message.Firing, ""
@@ -147,8 +193,13 @@ func (e *entry) what(st *State) (what message.What, why string) {
 	newest := &e.queued[len(e.queued)-1]
 	what = message.What(newest.What)
 	severity, _ := detect.ParseSeverity(newest.Severity)
+	untold := e.told == detect.None && (!forgot || e.queued[0].What == string(message.Firing))
 	switch {
-	case e.told == detect.None && e.held && st.over():
+	case untold && st.Triage == TriageClosed:
+		return "", "somebody closed it before it could be told"
+	case untold && st.Suppressed:
+		return "", "a suppression covers the finding"
+	case untold && e.held && st.over():
 		return "", "over before the quiet hours were"
 	case e.told == detect.None && what == message.Worse:
 		return message.Firing, ""
@@ -216,13 +267,14 @@ func (l *lane) done(ctx context.Context, p *parcel, attempt uint32, status int) 
 	if skipped > 0 {
 		l.d.Watch.Skipped(l.r.Name, skipped)
 	}
+	now := l.d.Now() // rows may be ahead of the clock when that was set back
 	for i := range p.said {
 		s := &p.said[i]
-		l.forget(s.e, at)
+		l.forget(s.e, now)
 		if s.what == message.Resolved {
 			delete(l.open, s.e.finding)
 		} else {
-			l.knows(s.e.finding, max(s.f.Severity, s.e.about.Severity), at)
+			l.knows(s.e.finding, max(s.f.Severity, s.e.about.Severity), now)
 		}
 	}
 	for _, d := range p.drop {
@@ -278,12 +330,24 @@ func (l *lane) recordFailure(ctx context.Context, g *group, p *parcel, status in
 	defer cancel()
 	err := l.d.Store.AppendNotifications(noting, []store.Notification{{At: l.rowTime(), Step: "failed", ID: l.idOf(s), Receiver: l.r.Name, What: string(s.what),
 		FindingID: s.e.finding, Version: s.f.Version, Tenant: s.f.Tenant, Rule: s.f.Rule, Detector: s.f.Detector, Severity: s.f.Severity.String(), Server: s.f.Server,
-		Attempt: g.attempt, Status: uint16(status), Error: clip(why.Error(), mostError)}})
+		Attempt: g.attempt, Status: uint16(status), Error: shown(why)}})
 	if err != nil {
 		l.d.Watch.StoreFailed()
 		return
 	}
 	g.noted = now
+}
+
+// shown is why a message has not arrived, as the finding's tenant may read it: without
+// the host of the receiver, which is the operator's. The log has it.
+func shown(err error) string {
+	text := err.Error()
+	if rest, ok := strings.CutPrefix(text, "tell "); ok {
+		if _, why, ok := strings.Cut(rest, ": "); ok {
+			text = why
+		}
+	}
+	return clip(text, mostError)
 }
 
 // sayFailed makes the lane wait, and logs the first failure of a row and the first that
@@ -296,14 +360,14 @@ func (l *lane) sayFailed(b *backoff, status int, err error) {
 		wait = later.After
 		b.until = now.Add(wait)
 	} else if _, refused := errors.AsType[receiver.Refused](err); refused {
-		wait = b.failed(now, refusedBackoff)
+		wait = b.failed(now, refusedBackoff, mostBackoff)
 		if !b.refused {
 			b.refused = true
 			l.d.Log.Error("notify: a receiver refuses what it is told; it is tried again, but somebody has to look at its settings", "receiver", l.r.Name, "status", status, "error", clip(err.Error(), mostError))
 			return
 		}
 	} else {
-		wait = b.failed(now, leastBackoff)
+		wait = b.failed(now, leastBackoff, mostBackoff)
 	}
 	if first {
 		l.d.Log.Warn("notify: a receiver could not be told; it is tried again until it can", "receiver", l.r.Name, "status", status, "error", clip(err.Error(), mostError), "wait", wait)

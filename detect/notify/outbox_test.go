@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/mcpaudit/mcpaudit/detect"
 	"github.com/mcpaudit/mcpaudit/ingest/store"
 )
 
@@ -45,7 +46,7 @@ func (w *world) NotifiedOf(_ context.Context, findings []string, since time.Time
 		type key struct{ receiver, id string }
 		of := map[key]*store.Notified{}
 		newest := map[key]time.Time{}
-		ids := map[string]bool{}
+		ids, skipped, sent, last := map[string]bool{}, map[string]bool{}, map[key]bool{}, map[key]string{}
 		for _, r := range w.rows {
 			if r.Step == "read" || r.Step == "failed" || r.What == "test" || r.At.Before(since) || !slices.Contains(findings, r.FindingID.String()) {
 				continue
@@ -59,18 +60,22 @@ func (w *world) NotifiedOf(_ context.Context, findings []string, since time.Time
 				n.Last = r.At
 			}
 			n.Skipped = n.Skipped || r.Step == "skipped"
+			sent[k] = sent[k] || r.Step == "sent"
+			if r.Step == "skipped" {
+				skipped[r.ID.String()] = true
+			}
 			if r.Step == "queued" {
 				if !ids[r.ID.String()] {
 					ids[r.ID.String()] = true
 					n.Queued++
 				}
 				if !r.At.Before(newest[k]) {
-					newest[k], n.What, n.Severity = r.At, r.What, r.Severity
+					newest[k], n.What, n.Severity, last[k] = r.At, r.What, r.Severity, r.ID.String()
 				}
 			}
 		}
-		for _, n := range of {
-			n.Skipped = n.Skipped && n.Queued == 0
+		for k, n := range of {
+			n.Skipped = n.Skipped && (n.Queued == 0 || skipped[last[k]] && !sent[k])
 			out = append(out, *n)
 		}
 		return nil
@@ -114,11 +119,23 @@ func (w *world) deliveries(receiver string, since time.Time) []store.Delivery {
 
 func (w *world) Unsent(_ context.Context, receiver string, since time.Time, most int) (out []store.Delivery, err error) {
 	err = w.ask("Unsent", func() error {
-		for _, d := range w.deliveries(receiver, since) {
-			if len(d.Waiting) > 0 && len(out) < most {
-				out = append(out, d)
+		turn, place := map[string]int{}, map[uuid.UUID]int{}
+		list := slices.DeleteFunc(w.deliveries(receiver, since), func(d store.Delivery) bool { return len(d.Waiting) == 0 })
+		worst := func(d store.Delivery) (s detect.Severity) {
+			for _, q := range d.Waiting {
+				severity, _ := detect.ParseSeverity(q.Severity)
+				s = max(s, severity)
 			}
+			return s
 		}
+		slices.SortStableFunc(list, func(a, b store.Delivery) int { return int(worst(b)) - int(worst(a)) })
+		for _, d := range list {
+			tenant := w.states[d.FindingID.String()].Finding.Tenant
+			place[d.FindingID] = turn[tenant]
+			turn[tenant]++
+		}
+		slices.SortStableFunc(list, func(a, b store.Delivery) int { return place[a.FindingID] - place[b.FindingID] })
+		out = list[:min(len(list), most)]
 		return nil
 	})
 	return out, err

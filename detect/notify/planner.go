@@ -34,7 +34,12 @@ type reading struct {
 	dirty     bool      // it is not
 	since     time.Time // steps are read from here
 	done      map[uuid.UUID]time.Time
+	behind    time.Time // since when states lack that were told
 }
+
+// behindMost is how long states are waited for that were told and can't be read: on a
+// cluster, a replica may have one table's rows before another's, or another replica's.
+const behindMost = time.Minute
 
 // read is the planner: it queues what has to be told until the context ends.
 func (s *session) read(ctx context.Context) {
@@ -69,7 +74,11 @@ func (s *session) begin(ctx context.Context, p *reading) error {
 	now := s.d.Now()
 	if !at.At.IsZero() {
 		p.positions, p.noted = at.Seq, now
-		p.since = at.At.Add(-stepsAgain)
+		if p.since = at.At.Add(-stepsAgain); at.At.After(now) {
+			// The clock was ahead, so nobody knows when that was. To read a step again does
+			// no harm, not to read one does.
+			p.since = now.Add(-lookBack)
+		}
 		return nil
 	}
 	last, err := s.d.Feed.Last(ctx)
@@ -130,11 +139,15 @@ func (s *session) look(ctx context.Context, p *reading) (more bool, err error) {
 		for _, t := range touches {
 			h := touch(t.Finding)
 			h.news = h.news || t.News
+			h.version = max(h.version, t.Version)
 		}
 		next = positions
 	}
 	moved := !maps.Equal(next, p.positions)
 	queued, err := s.decide(ctx, order, all, now)
+	if err == nil {
+		err = s.allRead(p, all, queued, now)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -168,7 +181,7 @@ func (p *reading) stepsDone(fresh, all []Step, now time.Time) {
 		if p.since = all[len(all)-1].At; len(fresh) == 0 {
 			p.since = p.since.Add(time.Microsecond)
 		}
-	} else if quiet := now.Add(-stepsLate); quiet.After(p.since) {
+	} else if quiet := now.Add(-stepsLate); quiet.After(p.since) || p.since.After(now) { // or the clock was set back
 		p.since = quiet
 	}
 	for id, at := range p.done {
@@ -205,8 +218,33 @@ func (s *session) hand(ctx context.Context, rows []store.Notification, q *queue)
 	return nil
 }
 
+// allRead says that what was told could be read, or is not waited for any more: what is
+// decided without it is never decided again.
+func (s *session) allRead(p *reading, all map[string]*happened, q *queue, now time.Time) error {
+	lack := 0
+	for id, h := range all {
+		if st := q.states[id]; h.version > 0 && (st == nil || st.Finding.Version < h.version) {
+			lack++
+		}
+	}
+	if lack == 0 {
+		p.behind = time.Time{}
+		return nil
+	}
+	if p.behind.IsZero() {
+		p.behind = now
+	}
+	if now.Sub(p.behind) < behindMost {
+		return fmt.Errorf("read %d findings that were told: they can't be read yet", lack)
+	}
+	s.d.Log.Error("notify: findings that were told can't be read, and nobody is told of them; check that the store has all of its rows", "findings", lack)
+	p.behind = time.Time{}
+	return nil
+}
+
 // happened is what one look saw of a finding.
 type happened struct {
+	version  uint32
 	news     bool // as Touch has it
 	reopened bool
 }
@@ -268,7 +306,7 @@ func (p *Plan) say(h *happened, st *State, told map[string]*store.Notified, now 
 		n := told[r.Receiver]
 		step, what, why := next(h, st, n, r, matched)
 		if what == message.Acknowledged && !knowsAcknowledged(p.receiver(r.Receiver).Settings.Kind) {
-			if n != nil && n.Queued > 0 {
+			if n != nil && n.Queued > 0 && !n.Skipped {
 				continue
 			}
 			what = message.Firing
@@ -301,7 +339,7 @@ func (p *Plan) place(r *Route) int {
 func next(h *happened, st *State, before *store.Notified, r *Route, matched bool) (step string, what message.What, why string) {
 	f := &st.Finding
 	was := message.What("")
-	if before != nil && before.Queued > 0 {
+	if before != nil && before.Queued > 0 && !before.Skipped {
 		was = message.What(before.What)
 	}
 	switch was {

@@ -1,10 +1,12 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
@@ -116,8 +118,9 @@ type Notified struct {
 	What      string    // the newest of them; empty when there is none
 	Severity  string    // of the finding then
 	Last      time.Time // of the newest step of any kind
-	// Skipped is set when something was skipped without having been queued: the
-	// finding was covered by a suppression.
+	// Skipped is set when the receiver has not been told anything and waits for nothing,
+	// because what there was to say was skipped: a suppression covered the finding, or
+	// somebody closed it, or it was over before quiet hours were.
 	Skipped bool
 }
 
@@ -125,15 +128,17 @@ type Notified struct {
 func (s *Store) NotifiedOf(ctx context.Context, findings []string, since time.Time) (out []Notified, err error) {
 	err = s.eachNotified(ctx, func(rows driver.Rows) error {
 		var n Notified
-		var skipped uint64
-		if err := rows.Scan(&n.Receiver, &n.FindingID, &n.Queued, &n.What, &n.Severity, &n.Last, &skipped); err != nil {
+		var skipped, sent uint64
+		var newest bool
+		if err := rows.Scan(&n.Receiver, &n.FindingID, &n.Queued, &n.What, &n.Severity, &n.Last, &skipped, &sent, &newest); err != nil {
 			return err
 		}
-		n.Skipped = skipped > 0 && n.Queued == 0
+		n.Skipped = skipped > 0 && (n.Queued == 0 || newest && sent == 0)
 		out = append(out, n)
 		return nil
 	}, `SELECT toString(receiver) AS name, finding_id, uniqExactIf(notification_id, step = 'queued'),
-			toString(argMaxIf(what, (at, notification_id), step = 'queued')), toString(argMaxIf(severity, (at, notification_id), step = 'queued')), max(at), countIf(step = 'skipped')
+			toString(argMaxIf(what, (at, notification_id), step = 'queued')), toString(argMaxIf(severity, (at, notification_id), step = 'queued')), max(at),
+			countIf(step = 'skipped'), countIf(step = 'sent'), has(groupUniqArrayIf(notification_id, step = 'skipped'), argMaxIf(notification_id, (at, notification_id), step = 'queued'))
 		FROM notifications
 		WHERE step IN ('queued', 'skipped', 'sent') AND what != 'test' AND at >= {since:DateTime64(6, 'UTC')} AND finding_id IN (SELECT toUUID(arrayJoin({ids:Array(String)})))
 		GROUP BY name, finding_id`, named("since", clickTime(since)), named("ids", filled(findings)))
@@ -161,48 +166,101 @@ type Queued struct {
 }
 
 // Unsent reads the findings of which a receiver still has to be told something that was
-// queued since a time, those that wait longest first, at most so many.
-func (s *Store) Unsent(ctx context.Context, receiver string, since time.Time, most int) ([]Delivery, error) {
-	return s.deliveries(ctx, receiver, since, most, "notEmpty(w) ORDER BY oldest, finding")
-}
-
-// ToldOpen reads the findings of which a receiver was told since a time that they are
-// open, and not yet that they are over, the newest first, at most so many.
-func (s *Store) ToldOpen(ctx context.Context, receiver string, since time.Time, most int) ([]Delivery, error) {
-	return s.deliveries(ctx, receiver, since, most, "told IN ('firing', 'worse', 'acknowledged') ORDER BY told_at DESC, finding")
-}
-
-func (s *Store) deliveries(ctx context.Context, receiver string, since time.Time, most int, which string) (out []Delivery, err error) {
+// queued since a time, at most so many: of each tenant the worst before the second worst
+// of any, so that none keeps the others' from being read, and of those alike the ones
+// that wait longest first.
+func (s *Store) Unsent(ctx context.Context, receiver string, since time.Time, most int) (out []Delivery, err error) {
+	tenants := map[uuid.UUID]string{}
 	err = s.eachNotified(ctx, func(rows driver.Rows) error {
 		var d Delivery
 		var ids []uuid.UUID
 		var whats, severities []string
 		var versions []uint32
 		var times []time.Time
-		if err := rows.Scan(&d.FindingID, &d.Told, &d.Severity, &d.ToldAt, &times, &ids, &whats, &severities, &versions); err != nil {
+		var tenant string
+		if err := rows.Scan(&d.FindingID, &tenant, &d.Told, &d.Severity, &d.ToldAt, &times, &ids, &whats, &severities, &versions); err != nil {
 			return err
 		}
+		tenants[d.FindingID] = tenant
 		for i := range ids {
 			d.Waiting = append(d.Waiting, Queued{ID: ids[i], What: whats[i], Severity: severities[i], Version: versions[i], At: times[i]})
 		}
-		out = append(out, d)
+		if len(ids) > 0 { // otherwise it was sent just now
+			out = append(out, d)
+		}
 		return nil
-	}, `SELECT finding, told, told_severity, told_at, arrayMap(x -> x.1, w), arrayMap(x -> x.2, w), arrayMap(x -> x.3, w), arrayMap(x -> x.4, w), arrayMap(x -> x.5, w)
+		// Which findings comes first, with as little as that takes: a month's flood is millions.
+	}, `WITH chosen AS (
+			SELECT finding FROM (
+				SELECT finding, worst, oldest, row_number() OVER (PARTITION BY of_tenant ORDER BY worst DESC, oldest, finding) AS turn FROM (
+					SELECT finding_id AS finding, any(tenant) AS of_tenant, max(indexOf(['info', 'low', 'medium', 'high', 'critical'], severity)) AS worst, min(at) AS oldest
+					FROM notifications WHERE `+ofReceiver+` AND step = 'queued' AND notification_id NOT IN (
+						SELECT notification_id FROM notifications WHERE `+ofReceiver+` AND step IN ('sent', 'skipped'))
+					GROUP BY finding_id))
+			ORDER BY turn, worst DESC, oldest, finding LIMIT {most:UInt32})
+		SELECT finding, toString(of_tenant), told, told_severity, told_at, arrayMap(x -> x.1, w), arrayMap(x -> x.2, w), arrayMap(x -> x.3, w), arrayMap(x -> x.4, w), arrayMap(x -> x.5, w)
 		FROM (
-			SELECT finding, arraySort(groupArrayIf((queued_at, id, what_, severity_, version_), done = 0 AND queued > 0)) AS w,
-				minIf(queued_at, done = 0 AND queued > 0) AS oldest,
+			SELECT finding, arraySort(groupArrayIf((queued_at, id, what_, severity_, version_), done = 0 AND queued > 0)) AS w, any(tenant_) AS of_tenant,
 				argMaxIf(what_, (sent_at, queued_at, id), sent > 0) AS told, argMaxIf(severity_, (sent_at, queued_at, id), sent > 0) AS told_severity, max(sent_at) AS told_at
 			FROM (
-				SELECT notification_id AS id, any(finding_id) AS finding, toString(any(what)) AS what_, toString(any(severity)) AS severity_, any(version) AS version_,
+				SELECT notification_id AS id, any(finding_id) AS finding, toString(any(what)) AS what_, toString(any(severity)) AS severity_, any(version) AS version_, any(tenant) AS tenant_,
 					countIf(step = 'queued') AS queued, countIf(step = 'sent') AS sent, countIf(step IN ('sent', 'skipped')) AS done,
 					minIf(at, step = 'queued') AS queued_at, maxIf(at, step = 'sent') AS sent_at
 				FROM notifications
-				WHERE receiver = {receiver:String} AND at >= {since:DateTime64(6, 'UTC')} AND step IN ('queued', 'sent', 'skipped') AND what != 'test'
+				WHERE `+ofReceiver+` AND step IN ('queued', 'sent', 'skipped') AND finding_id IN (SELECT finding FROM chosen)
 				GROUP BY notification_id
 			) GROUP BY finding
-		) WHERE `+which+` LIMIT {most:UInt32}`, named("receiver", receiver), named("since", clickTime(since)), named("most", most))
+		)`,
+		named("receiver", receiver), named("since", clickTime(since)), named("most", most))
 	if err != nil {
 		return nil, fmt.Errorf("read what receiver %q has to be told: %w", receiver, err)
+	}
+	inTurn(out, tenants)
+	return out, nil
+}
+
+// inTurn sorts findings as Unsent says.
+func inTurn(list []Delivery, tenants map[uuid.UUID]string) {
+	worst := make(map[uuid.UUID]int, len(list))
+	for i := range list {
+		for _, q := range list[i].Waiting {
+			worst[list[i].FindingID] = max(worst[list[i].FindingID], slices.Index(severities, q.Severity))
+		}
+	}
+	order := func(a, b Delivery) int {
+		return cmp.Or(worst[b.FindingID]-worst[a.FindingID], a.Waiting[0].At.Compare(b.Waiting[0].At), slices.Compare(a.FindingID[:], b.FindingID[:]))
+	}
+	slices.SortFunc(list, order)
+	of, turn := map[string]int{}, make(map[uuid.UUID]int, len(list))
+	for i := range list {
+		tenant := tenants[list[i].FindingID]
+		turn[list[i].FindingID] = of[tenant]
+		of[tenant]++
+	}
+	slices.SortFunc(list, func(a, b Delivery) int { return cmp.Or(turn[a.FindingID]-turn[b.FindingID], order(a, b)) })
+}
+
+// severities, the least one first.
+var severities = []string{"info", "low", "medium", "high", "critical"}
+
+// ofReceiver is true of what a receiver was told, or is to be, since a time.
+const ofReceiver = "receiver = {receiver:String} AND at >= {since:DateTime64(6, 'UTC')} AND what != 'test'"
+
+// ToldOpen reads the findings of which a receiver was told since a time that they are
+// open, and not yet that they are over, the newest first, at most so many. What waits is
+// left out.
+func (s *Store) ToldOpen(ctx context.Context, receiver string, since time.Time, most int) (out []Delivery, err error) {
+	err = s.eachNotified(ctx, func(rows driver.Rows) error {
+		var d Delivery
+		err := rows.Scan(&d.FindingID, &d.Told, &d.Severity, &d.ToldAt)
+		out = append(out, d)
+		return err
+	}, `SELECT finding_id, toString(argMax(what, (at, notification_id))) AS told, toString(argMax(severity, (at, notification_id))), max(at) AS told_at
+		FROM notifications WHERE `+ofReceiver+` AND step = 'sent'
+		GROUP BY finding_id HAVING told IN ('firing', 'worse', 'acknowledged') ORDER BY told_at DESC, finding_id LIMIT {most:UInt32}`,
+		named("receiver", receiver), named("since", clickTime(since)), named("most", most))
+	if err != nil {
+		return nil, fmt.Errorf("read what receiver %q was told: %w", receiver, err)
 	}
 	return out, nil
 }

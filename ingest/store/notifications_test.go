@@ -115,6 +115,52 @@ func TestWhatReceiversWereToldIsReadBack(t *testing.T) {
 	}
 }
 
+// Who was told nothing, because what there was to say was skipped, is one to be told
+// when it goes on.
+func TestWhatWasQueuedAndSkippedWasNotTold(t *testing.T) {
+	s := storetest.Open(t, t.TempDir())
+	for _, rows := range [][]store.Notification{
+		{notice("queued", "oncall", "firing", 1, 1, 0), notice("queued", "oncall", "resolved", 2, 1, 1), notice("skipped", "oncall", "firing", 1, 1, 2), notice("skipped", "oncall", "resolved", 2, 1, 2)},
+		{notice("queued", "oncall", "firing", 3, 2, 0), notice("sent", "oncall", "firing", 3, 2, 1), notice("queued", "oncall", "worse", 4, 2, 2), notice("skipped", "oncall", "worse", 4, 2, 3)},
+		{notice("queued", "oncall", "firing", 5, 3, 0), notice("skipped", "oncall", "firing", 5, 3, 1), notice("queued", "oncall", "firing", 6, 3, 2)},
+	} {
+		if err := s.AppendNotifications(t.Context(), rows); err != nil {
+			t.Fatal(err)
+		}
+	}
+	notified, err := s.NotifiedOf(t.Context(), []string{told(1).String(), told(2).String(), told(3).String()}, noonOfNotices)
+	got := map[byte]bool{}
+	for _, n := range notified {
+		got[n.FindingID[15]] = n.Skipped
+	}
+	if err != nil || len(got) != 3 || !got[1] || got[2] || got[3] {
+		t.Errorf("skipped: %v, %v", got, err)
+	}
+}
+
+// One tenant's many do not keep another's few from being read.
+func TestWhatWaitsIsReadInTurnOfTheTenants(t *testing.T) {
+	s := storetest.Open(t, t.TempDir())
+	var rows []store.Notification
+	for n := range byte(20) {
+		rows = append(rows, notice("queued", "oncall", "firing", n+1, n+1, int(n), func(x *store.Notification) { x.Tenant, x.Severity = "acme", "critical" }))
+	}
+	other := func(x *store.Notification) { x.Tenant, x.Severity = "other", "low" }
+	rows = append(rows, notice("queued", "oncall", "firing", 50, 50, 50, other), notice("queued", "oncall", "firing", 51, 51, 49, other),
+		notice("queued", "oncall", "worse", 52, 50, 51, other, func(x *store.Notification) { x.Severity = "high" }))
+	if err := s.AppendNotifications(t.Context(), rows); err != nil {
+		t.Fatal(err)
+	}
+	unsent, err := s.Unsent(t.Context(), "oncall", noonOfNotices, 5)
+	var got []byte
+	for _, d := range unsent {
+		got = append(got, d.FindingID[15])
+	}
+	if err != nil || !slices.Equal(got, []byte{1, 50, 2, 51, 3}) {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
 // deliveries are what a receiver has to be told, in short.
 func deliveries(list []store.Delivery) string {
 	var lines []string

@@ -74,7 +74,10 @@ func (f *Feed) lastAfter(ctx context.Context, positions map[string]uint64) (map[
 	return last, err
 }
 
-// After says to which findings something happened after positions.
+// After says to which findings something happened after positions. What a teller told is
+// numbered without holes, but on a cluster a replica may have rows before those that were
+// told before them: what is behind a hole comes later, as long as it was told within this
+// minute, by the store's clock.
 func (f *Feed) After(ctx context.Context, positions map[string]uint64, most int) (touched []notify.Touch, next map[string]uint64, err error) {
 	last, err := f.lastAfter(ctx, positions)
 	if err != nil {
@@ -90,21 +93,33 @@ func (f *Feed) After(ctx context.Context, positions map[string]uint64, most int)
 		if left == 0 || last[teller] <= seen {
 			continue
 		}
-		to := min(last[teller], seen+left)
+		there, hole, of := seen, false, map[uuid.UUID]int{}
 		if err := f.scan(ctx, func(rows driver.Rows) error {
 			var id uuid.UUID
-			var news bool
-			if err := rows.Scan(&id, &news); err != nil {
+			var version uint32
+			var seq uint64
+			var news, old bool
+			if err := rows.Scan(&seq, &id, &version, &news, &old); err != nil {
 				return err
 			}
-			touched = append(touched, notify.Touch{Finding: id.String(), News: news})
+			if hole = hole || seq > there+1 && !old; hole {
+				return nil // so is all that follows
+			}
+			there = seq
+			i, again := of[id]
+			if !again {
+				i = len(touched)
+				of[id], touched = i, append(touched, notify.Touch{Finding: id.String()})
+			}
+			touched[i].News = touched[i].News || news
+			touched[i].Version = max(touched[i].Version, version)
 			return nil
-		}, "SELECT finding_id, max(worse AND NOT history) > 0 FROM findings WHERE teller = {teller:String} AND seq > {seen:UInt64} AND seq <= {to:UInt64} GROUP BY finding_id ORDER BY min(seq), finding_id",
-			store.Named("teller", teller), store.Named("seen", seen), store.Named("to", to)); err != nil {
+		}, "SELECT seq, finding_id, version, worse AND NOT history, told_at NOT BETWEEN now64(6) - INTERVAL 1 MINUTE AND now64(6) + INTERVAL 1 MINUTE FROM findings WHERE teller = {teller:String} AND seq > {seen:UInt64} ORDER BY seq LIMIT {most:UInt64} WITH TIES",
+			store.Named("teller", teller), store.Named("seen", seen), store.Named("most", left)); err != nil {
 			return nil, nil, err
 		}
-		next[teller] = to
-		left -= to - seen
+		next[teller] = there
+		left -= min(left, there-seen)
 	}
 	return touched, next, nil
 }
