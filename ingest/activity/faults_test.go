@@ -216,3 +216,36 @@ func TestARunnerWaitsOutAnOutageAndSaysHowFarItIsBehind(t *testing.T) {
 		}
 	})
 }
+
+// between does something once, before a range is planned.
+type between struct {
+	activity.Store
+	f func()
+}
+
+func (b *between) PlanActivity(ctx context.Context, r store.ActivityRange, now time.Time) (store.ActivityRange, bool, error) {
+	if f := b.f; f != nil {
+		b.f = nil
+		f()
+	}
+	return b.Store.PlanActivity(ctx, r, now)
+}
+
+// One has passed over an entry without events, which the other does not know.
+func TestTwoRunnersBehindAnEntryWithoutEventsAddTheSameRange(t *testing.T) {
+	w := newWorld(t, 300)
+	w.seal("a", w.events(5, someMonth))
+	first := &between{Store: w}
+	r1 := w.runner(activity.Config{}, first)
+	w.catchUp(r1)
+	w.seal("a", nil)
+	w.catchUp(r1) // passes over it
+	w.seal("a", w.events(7, someMonth))
+	// Another one plans and adds the same at the moment when this one plans.
+	first.f = func() { w.catchUp(w.runner(activity.Config{}, w)) }
+	w.catchUp(r1)
+	got := w.rows(nil, "SELECT toString(sum(events)) FROM activity_hourly")
+	if got[0] != "12" {
+		t.Errorf("%v events are added up of 12; ranges %v", got, w.rows(nil, "SELECT concat(toString(first_batch), '-', toString(last_batch)) FROM activity_ranges ORDER BY first_batch"))
+	}
+}

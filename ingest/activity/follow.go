@@ -2,6 +2,7 @@ package activity
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/mcpaudit/mcpaudit/ingest/store"
@@ -20,11 +21,15 @@ type stream struct {
 	logID   string
 	foreign bool // another instance writes it, or did
 
-	known bool      // done is right; otherwise the store is asked
-	done  uint64    // entries up to this one are added, or have no events
-	sure  uint64    // the newest range up to here is known to be in all tables
-	stuck time.Time // since when an entry lacks
-	seen  time.Time // when a foreign one was looked at
+	known bool   // done is right; otherwise the store is asked
+	done  uint64 // entries up to this one are added, or have no events
+	// The newest range that is written down ends here, and the next one begins behind it,
+	// also when entries without events have been passed over since: who begins now does
+	// not know that they were, and has to plan the same range.
+	planned uint64
+	sure    uint64    // the newest range up to here is known to be in all tables
+	stuck   time.Time // since when an entry lacks
+	seen    time.Time // when a foreign one was looked at
 }
 
 // forget makes the store be asked for the newest range, which may be there in part.
@@ -67,8 +72,10 @@ func (r *Runner) advance(ctx context.Context, s *stream) (more bool, err error) 
 		}
 	}
 	s.done = next.Last
-	if more = taken < len(entries) || len(entries) == r.cfg.MostBatches; more {
-		r.behind(s.logID, time.UnixMicro(entries[min(taken, len(entries)-1)].SealedAt))
+	// The range may have become a shorter one, or somebody else's longer one.
+	left := slices.IndexFunc(entries, func(e store.SealedBatch) bool { return e.Batch > s.done })
+	if more = left >= 0 || len(entries) == r.cfg.MostBatches; more {
+		r.behind(s.logID, time.UnixMicro(entries[max(left, 0)].SealedAt))
 	} else {
 		r.behind(s.logID, time.Time{})
 	}
@@ -114,14 +121,14 @@ func (r *Runner) resume(ctx context.Context, s *stream) error {
 		}
 	}
 	// What was passed over behind it has no events, and is passed over again.
-	s.done, s.known = newest.Last, true
+	s.done, s.planned, s.known = newest.Last, newest.Last, true
 	return nil
 }
 
 // choose takes entries that follow each other, as many as a range may have. It begins
 // behind what is done, also where an entry lacks that nobody waits for any more.
 func (r *Runner) choose(s *stream, entries []store.SealedBatch) (next store.ActivityRange, events, taken int) {
-	next = store.ActivityRange{LogID: s.logID, First: s.done + 1, Last: s.done}
+	next = store.ActivityRange{LogID: s.logID, First: s.planned + 1, Last: s.done}
 	for i, e := range entries {
 		if e.Batch > next.Last+1 {
 			if i > 0 || !r.givenUp(s, next.Last+1) {
@@ -159,6 +166,7 @@ func (r *Runner) addNext(ctx context.Context, s *stream, next store.ActivityRang
 	if err != nil {
 		return next, err
 	}
+	s.planned = planned.Last
 	return planned, r.addRange(ctx, s, planned, !fresh)
 }
 

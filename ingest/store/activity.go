@@ -75,15 +75,48 @@ func (s *Store) plannedActivity(ctx context.Context, logID, which string, args .
 	return r, planned, nil
 }
 
+// activityBytes bounds what the names of a range's events have in bytes, which is what
+// adding it up has in memory, some times over: a range that is too large can't be made
+// smaller any more, and nothing behind it would ever be added. One batch may have more.
+const activityBytes = 96 << 20
+
+// fitting shortens a range to what fits into memory, whatever names emitters make up: to
+// batches whose names have at most so many bytes together, or to the first batch.
+func (s *Store) fitting(ctx context.Context, r ActivityRange, most uint64) (ActivityRange, error) {
+	rows, err := s.conn.Query(adding(ctx, clickhouse.Settings{}), "SELECT batch, sum(length(principal) + length(target) + length(server) + length(environment) + length(emitter_id)) FROM events WHERE "+ofRange+" GROUP BY batch ORDER BY batch", r.args()...)
+	if err != nil {
+		return r, fmt.Errorf("measure the activity of %s: %w", r, err)
+	}
+	defer rows.Close()
+	total := uint64(0)
+	for rows.Next() {
+		var batch, bytes uint64
+		if err := rows.Scan(&batch, &bytes); err != nil {
+			return r, fmt.Errorf("measure the activity of %s: %w", r, err)
+		}
+		if total += bytes; total > most && total > bytes && batch <= r.Last {
+			r.Last = batch - 1
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return r, fmt.Errorf("measure the activity of %s: %w", r, err)
+	}
+	return r, nil
+}
+
 // PlanActivity writes down, durably, that a range is the next one of its log, and returns
-// the range that is: another one with the same first batch when somebody else, or an
-// attempt that was given up, came first. Fresh says that it was not written down before
+// the range that is: a shorter one when its names would not fit into memory, another one
+// with the same first batch when somebody else, or an attempt that was given up, came
+// first. Fresh says that it was not written down before
 // this call. Only when all before it is added may it be called.
 func (s *Store) PlanActivity(ctx context.Context, r ActivityRange, now time.Time) (planned ActivityRange, fresh bool, err error) {
 	const which = "log_id = {log:String} AND last_batch >= {first:UInt64} AND first_batch = {first:UInt64}"
 	planned, ok, err := s.plannedActivity(ctx, r.LogID, which, r.args()...)
 	if err != nil || ok {
 		return planned, false, err
+	}
+	if r, err = s.fitting(ctx, r, activityBytes); err != nil {
+		return r, false, err
 	}
 	for n := range attempts {
 		err := s.conn.Exec(once(ctx, fmt.Sprintf("range/%s/%d/%d", r.LogID, r.First, n)),

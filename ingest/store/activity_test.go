@@ -154,6 +154,34 @@ func TestATokenWithoutItsRowsDoesNotKeepARangeOut(t *testing.T) {
 	checkAdded(t, s, "again")
 }
 
+// Names are as long as emitters like, and a range that can't be added stops all that
+// follow: half a million events with names of 4 KB need more than an insert may have.
+func TestARangeIsAsLongAsItsNamesFitIntoMemory(t *testing.T) {
+	s := openEmpty(t)
+	if _, err := s.Migrate(t.Context(), november); err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(8, 9))
+	for n := range uint64(4) {
+		var events []*event.Event
+		for i := range 10 {
+			e := event.Random(r)
+			e.EmitterSeq, e.LogID, e.Batch, e.Leaf, e.ExpiresMonth = n*100+uint64(i), "log", 2*n+1, uint32(i), 20819 // every second entry has none
+			e.Principal, e.Target = strings.Repeat("p", 1000), strings.Repeat("t", 1000)
+			e.Server, e.Environment, e.EmitterID = "", "", "e"
+			events = append(events, e)
+		}
+		if err := s.Append(t.Context(), Batch{Events: events, Token: fmt.Sprint(n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for most, want := range map[uint64]uint64{1: 2, 25_000: 2, 45_000: 4, 61_000: 6, 100_000: 9} {
+		if got, err := s.fitting(t.Context(), ActivityRange{"log", 1, 9}, most); err != nil || got != (ActivityRange{"log", 1, want}) {
+			t.Errorf("with %d bytes: %v, %v; want up to %d", most, got, err, want)
+		}
+	}
+}
+
 // Who comes second with a plan is told of the first one's, and goes by that.
 func TestARangeIsPlannedOnce(t *testing.T) {
 	s := openEmpty(t)
