@@ -66,7 +66,9 @@ CREATE USER IF NOT EXISTS mcpaudit_grafana ON CLUSTER audit IDENTIFIED WITH sha2
 GRANT ON CLUSTER audit mcpaudit_grafana_reads TO mcpaudit_grafana;
 
 -- An account for one tenant, here acme, with a data source and dashboards of its own in Grafana.
--- Policies take out other tenants' rows before anything of a statement is evaluated on them. A
+-- Policies take out other tenants' rows before anything of a statement is evaluated on them, but
+-- not what a LowCardinality column's dictionary has of them (names of servers, tools and tenants):
+-- a function that fails on such a value tells of it. Whoever must not find that out gets no SQL. A
 -- table with a policy for somebody may show nothing to those without one (the server's setting
 -- users_without_row_policies_can_read_rows), hence the first ones, for all the others. The
 -- tables logs, ledger and kept are about all tenants at once: they hold numbers of batches, and

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"errors"
-	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -12,24 +11,22 @@ import (
 	"github.com/mcpaudit/mcpaudit/ingest/store/embedded"
 )
 
-// sqlReaders is how many statements of people run at once in the engine in process.
-// Their connections are apart from those of the service: however long they take, an
+// sqlReaders is how many statements of people run at once in the engine in process. Their
+// connections are apart from those of the service: however long they take, an
 // append finds one.
-const sqlReaders = 2
+const sqlReaders = 4
 
 // What of the tables people's own statements see. TestPeoplesStatementsKnowEveryTable
-// fails when a schema file brings a table that is in none of the three lists.
+// fails when a schema file brings a table that is in neither list.
 var (
-	// sqlOfTenants have rows that belong to a tenant each.
-	sqlOfTenants = []string{"events", "findings", "finding_actions", "notifications", "activity_hourly", "tools_hourly", "tool_definitions", "emitters_hourly"}
-	// sqlOfAll are about all tenants at once; see Limits.Tenants.
-	sqlOfAll = []string{"logs", "ledger", "kept"}
+	sqlShown = []string{"events", "findings", "finding_actions", "notifications", "activity_hourly", "tools_hourly", "tool_definitions", "emitters_hourly",
+		"logs", "ledger", "kept"}
 	// sqlClosed are shown to nobody.
 	sqlClosed = []string{"api_keys", "cursors", "detector_state", "schema_migrations", "activity_ranges"}
 )
 
 // SQLTables are the tables that people's own statements may read.
-func SQLTables() []string { return slices.Concat(sqlOfTenants, sqlOfAll) }
+func SQLTables() []string { return slices.Clone(sqlShown) }
 
 // HasEngine says whether the store is the engine in process, of which people's own
 // statements can be asked. A server has accounts and rights of its own.
@@ -44,21 +41,24 @@ func (s *Store) Outline(ctx context.Context, r embedded.Reading) (embedded.Outli
 	if s.engine == nil {
 		return embedded.Outline{}, errNoEngine
 	}
-	r.Settings = sqlSettings(Limits{}.withDefaults(), nil)
+	r.Settings = s.sqlSettings(Limits{}.withDefaults())
 	return s.engine.Outline(ctx, r)
 }
 
 // ReadSQL runs somebody's own statement under limits; see [embedded.Engine.Read]. Who
 // calls it has judged the statement: a SETTINGS clause in a subquery, which the engine
-// takes in spite of readonly, would undo the limits and the tenants of this one, and
-// PREWHERE is evaluated on rows before those of other tenants are taken out.
+// takes in spite of readonly, would undo the limits of this one. The limits may not have
+// tenants: package query/sql says why a statement of somebody's own can't be cut to them.
 //
 // The settings of r come last and may not be any that is set here.
 func (s *Store) ReadSQL(ctx context.Context, l Limits, r embedded.Reading) (*http.Response, error) {
 	if s.engine == nil {
 		return nil, errNoEngine
 	}
-	settings := sqlSettings(l.withDefaults(), s.sqlNarrowed(l.Tenants))
+	if l.Tenants != nil {
+		return nil, errors.New("read with SQL: it can't be cut to tenants")
+	}
+	settings := s.sqlSettings(l.withDefaults())
 	for name, value := range r.Settings {
 		if _, ok := settings[name]; ok && name != "max_execution_time" {
 			return nil, embedded.Refuse(164, "READONLY", "the setting "+name+" can't be changed here")
@@ -79,70 +79,37 @@ const (
 )
 
 // sqlSettings are those of every statement.
-func sqlSettings(l Limits, narrowed map[string]string) map[string]string {
+func (s *Store) sqlSettings(l Limits) map[string]string {
 	settings := map[string]string{
-		"readonly":              "1",
-		"allow_ddl":             "0",
-		"max_threads":           "2",
-		"max_query_size":        strconv.Itoa(2 * MaxSQL), // with what is put before it to look at it
-		"max_execution_time":    strconv.FormatFloat(l.Time.Seconds(), 'f', -1, 64),
-		"timeout_overflow_mode": "throw",
-		"max_memory_usage":      strconv.FormatUint(l.Memory, 10),
+		"readonly":       "1",
+		"allow_ddl":      "0",
+		"max_threads":    "2",
+		"max_query_size": strconv.Itoa(2 * MaxSQL), // with what is put before it to look at it
+		// Common table expressions that are each used twice double the tree with each.
+		// The engine's own limit is ten times this, and no clock runs until it is reached.
+		"max_expanded_ast_elements":                 "50000",
+		"max_execution_time":                        strconv.FormatFloat(l.Time.Seconds(), 'f', -1, 64),
+		"timeout_overflow_mode":                     "throw",
+		"max_memory_usage":                          strconv.FormatUint(l.Memory, 10),
 		"max_temporary_data_on_disk_size_for_query": strconv.Itoa(1 << 30),
-		"max_result_rows":                       strconv.Itoa(maxSQLRows),
-		"max_result_bytes":                      strconv.Itoa(maxSQLBytes),
-		"result_overflow_mode":                  "throw",
-		"use_query_cache":                       "0",
-		"output_format_write_statistics":        "0", // of rows read, which are also other tenants'
-		"http_write_exception_in_output_format": "0",
+		"max_result_rows":                           strconv.Itoa(maxSQLRows),
+		"max_result_bytes":                          strconv.Itoa(maxSQLBytes),
+		"result_overflow_mode":                      "throw",
+		"use_query_cache":                           "0",
+		"output_format_write_statistics":            "0", // of rows read
+		"http_write_exception_in_output_format":     "0",
 	}
 	if l.Rows > 0 {
 		settings["max_rows_to_read"] = strconv.FormatUint(l.Rows, 10)
 		settings["read_overflow_mode"] = "throw"
 	}
-	maps.Copy(settings, narrowed)
-	return settings
-}
-
-// sqlNarrowed are the settings by which a statement sees its tenants' rows, and none of
-// the service's own. For every tenant the latter alone.
-//
-// A statement that somebody writes himself can make values fail ("WHERE toUInt8(target)",
-// whose error has the value in it), count rows or wait, on whatever rows its expressions
-// are evaluated. The engine merges conditions and moves them down, into the reading, so
-// that this would be other tenants' rows, too. So for some tenants alone it is kept from
-// rearranging: each table is read, cut to the tenants, and what the statement says comes
-// after. The primary key is used all the same.
-func (s *Store) sqlNarrowed(tenants []string) map[string]string {
+	// The service's own tables are empty, should the rights in the engine ever not do.
 	var filters []string
-	add := func(tables []string, condition string) {
-		for _, table := range tables {
-			for _, name := range s.layout.namesOf(table) {
-				filters = append(filters, quoted(name)+":"+quoted(condition))
-			}
-		}
-	}
-	add(sqlClosed, "0")
-	settings := map[string]string{}
-	if tenants != nil {
-		add(sqlOfTenants, tenantCondition(tenants))
-		maps.Copy(settings, unarranged)
-		for _, name := range s.memories {
-			settings[name] = "0"
+	for _, table := range sqlClosed {
+		for _, name := range s.layout.namesOf(table) {
+			filters = append(filters, quoted(name)+":"+quoted("0"))
 		}
 	}
 	settings["additional_table_filters"] = "{" + strings.Join(filters, ",") + "}"
 	return settings
-}
-
-// unarranged keeps the engine from evaluating anything of a statement on rows before they
-// are cut to the tenants. TestValuesOfOtherTenantsAreNotEvaluated has the statements by
-// which each was found.
-var unarranged = map[string]string{
-	"query_plan_enable_optimizations": "0",
-	"query_plan_optimize_prewhere":    "0",
-	"optimize_move_to_prewhere":       "0",
-	"optimize_use_projections":        "0",
-	"enable_join_runtime_filters":     "0",
-	"use_top_k_dynamic_filtering":     "0",
 }

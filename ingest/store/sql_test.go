@@ -18,8 +18,8 @@ func TestPeoplesStatementsKnowEveryTable(t *testing.T) {
 	if _, err := s.Migrate(t.Context(), time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	known := slices.Sorted(slices.Values(slices.Concat(sqlOfTenants, sqlOfAll, sqlClosed)))
-	rows, err := s.conn.Query(t.Context(), "SELECT table, max(name = 'tenant') FROM system.columns WHERE database = currentDatabase() GROUP BY table ORDER BY table")
+	known := slices.Sorted(slices.Values(slices.Concat(sqlShown, sqlClosed)))
+	rows, err := s.conn.Query(t.Context(), "SELECT name FROM system.tables WHERE database = currentDatabase() ORDER BY name")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,17 +27,10 @@ func TestPeoplesStatementsKnowEveryTable(t *testing.T) {
 	var tables []string
 	for rows.Next() {
 		var table string
-		var tenant uint8
-		if err := rows.Scan(&table, &tenant); err != nil {
+		if err := rows.Scan(&table); err != nil {
 			t.Fatal(err)
 		}
 		tables = append(tables, table)
-		if tenant == 1 && slices.Contains(sqlOfAll, table) {
-			t.Errorf("%s has a tenant, and is shown to all", table)
-		}
-		if tenant == 0 && slices.Contains(sqlOfTenants, table) {
-			t.Errorf("%s has no tenant to cut it to", table)
-		}
 	}
 	if !slices.Equal(tables, known) {
 		t.Errorf("the store has %q, and known are %q", tables, known)
@@ -129,15 +122,15 @@ func TestGrafanasAccountIsReadable(t *testing.T) {
 	}
 }
 
-// A request's setting never takes the place of one by which a statement is bounded or
-// narrowed, but for a shorter time.
+// A request's setting never takes the place of one by which a statement is bounded,
+// but for a shorter time; and nobody's statement is cut to tenants.
 func TestSettingsOfAStatementStayInForce(t *testing.T) {
 	s := openEmpty(t)
 	if _, err := s.Migrate(t.Context(), time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	for name := range sqlSettings(Limits{Rows: 1}.withDefaults(), s.sqlNarrowed([]string{"acme"})) {
-		resp, err := s.ReadSQL(t.Context(), Limits{Rows: 1, Tenants: []string{"acme"}}, embedded.Reading{Text: "SELECT 1", Format: "TSV", Settings: map[string]string{name: "1"}})
+	for name := range s.sqlSettings(Limits{Rows: 1}.withDefaults()) {
+		resp, err := s.ReadSQL(t.Context(), Limits{Rows: 1}, embedded.Reading{Text: "SELECT 1", Format: "TSV", Settings: map[string]string{name: "1"}})
 		if err == nil {
 			resp.Body.Close()
 		}
@@ -145,17 +138,17 @@ func TestSettingsOfAStatementStayInForce(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, tenants := range [][]string{nil, {}, {"acme"}} {
-		filters := s.sqlNarrowed(tenants)["additional_table_filters"]
-		for _, table := range sqlClosed {
-			if !strings.Contains(filters, "'"+table+"':'0'") {
-				t.Errorf("%v: %s is open", tenants, table)
-			}
+	for _, tenants := range [][]string{{}, {"acme"}} {
+		resp, err := s.ReadSQL(t.Context(), Limits{Tenants: tenants}, embedded.Reading{Text: "SELECT 1", Format: "TSV"})
+		if err == nil {
+			resp.Body.Close()
+			t.Errorf("a statement of tenants %q was answered", tenants)
 		}
-		for _, table := range sqlOfTenants {
-			if strings.Contains(filters, "'"+table+"':") != (tenants != nil) {
-				t.Errorf("%v: %s: %s", tenants, table, filters)
-			}
+	}
+	filters := s.sqlSettings(Limits{}.withDefaults())["additional_table_filters"]
+	for _, table := range sqlClosed {
+		if !strings.Contains(filters, "'"+table+"':'0'") {
+			t.Errorf("%s is open", table)
 		}
 	}
 }

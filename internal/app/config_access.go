@@ -15,7 +15,7 @@ import (
 type ListenConfig struct {
 	GRPC     string   `key:"grpc" doc:"address of the gRPC services (ingest, query)"`
 	HTTP     string   `key:"http" doc:"address of the API as HTTP/JSON (/v1/…, /openapi.json), /healthz, /readyz and /metrics"`
-	SQL      string   `key:"sql" doc:"address at which Grafana and others read the engine in process with SQL, as ClickHouse's HTTP interface, with an API key of role analyst or auditor as the password; empty for none"`
+	SQL      string   `key:"sql" doc:"address at which Grafana and others read the engine in process with SQL, as ClickHouse's HTTP interface, with an API key of role analyst or auditor for every tenant as the password; empty for none"`
 	TLSCert  string   `key:"tls_cert" doc:"PEM file of the service's certificate, with those between it and its authority; all ports speak TLS then; read again when it changes; empty for plaintext, on loopback alone"`
 	TLSKey   string   `key:"tls_key" doc:"PEM file of that certificate's key"`
 	ClientCA string   `key:"client_ca" doc:"PEM file of who signs certificates of clients, which prove who they are instead of a key; empty for none"`

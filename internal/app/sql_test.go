@@ -49,7 +49,7 @@ func TestThePortForSQLIsGuardedAndNoted(t *testing.T) {
 	d := Deps{Now: time.Now, Log: quiet}
 	s := storetest.Open(t, t.TempDir())
 	keys := auth.NewKeyring(s, time.Now, quiet)
-	_, secret, err := keys.Make(t.Context(), "grafana", []auth.Grant{{Role: auth.Analyst, Tenant: "acme"}}, "test", time.Hour)
+	_, secret, err := keys.Make(t.Context(), "grafana", []auth.Grant{{Role: auth.Analyst, Tenant: auth.EveryTenant}}, "test", time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,13 @@
 // is refused altogether: whoever writes the statement can ask for a hidden column in a
 // hundred ways, and half of a table is not worth finding out which of them is left.
 //
+// So is a key that is not for every tenant. The engine can filter a tenant's rows, and
+// does for the API's own statements; but a statement that somebody else has written finds
+// out about the rows that were taken out: a column of LowCardinality keeps their values in
+// its dictionary, the engine calls functions on all of that, and whether a function fails
+// on a value tells what it is, a character at a time. Whose tenants must not know of each
+// other reads through the API.
+//
 // # What
 //
 // One statement that reads: SELECT, EXPLAIN, DESCRIBE TABLE, SHOW TABLES, SHOW DATABASES,
@@ -24,10 +31,6 @@
 //     no function that reads files, settings or other tables, no virtual column;
 //   - it runs on a connection whose rights in the engine are SELECT on those tables;
 //   - and with readonly=1, under limits of time, memory, rows and bytes.
-//
-// For a key of some tenants, the other tenants' rows are taken out of each table before
-// anything that the statement says is evaluated; see store.ReadSQL. EXPLAIN is for those
-// cut down to what tells no numbers of rows.
 //
 // # Noted
 //

@@ -50,14 +50,14 @@ func FuzzTree(f *testing.F) {
 	known := &names{shut: map[string]bool{}, functions: map[string]bool{"url": true}, restricted: map[string]bool{"total_rows": true}}
 	f.Fuzz(func(t *testing.T, tree, canonical string) {
 		o := embedded.Outline{Tree: tree, Canonical: canonical}
-		if judge(o, false, known) != nil {
+		if judge(o, known) != nil {
 			return
 		}
 		if strings.HasPrefix(tree, "ShowTables") {
 			return
 		}
 		for _, more := range []string{"  Set", "    ColumnsApplyTransformer", "   TableIdentifier system.processes", "   Function file (children 1)", "   Function url", "   TableIdentifier other.events", "   Identifier system.processes", "   Identifier t._part", "   InsertQuery"} {
-			if judge(embedded.Outline{Tree: tree + "\n" + more, Canonical: canonical}, true, known) == nil {
+			if judge(embedded.Outline{Tree: tree + "\n" + more, Canonical: canonical}, known) == nil {
 				t.Errorf("%q is let through behind %q", more, tree)
 			}
 		}

@@ -2,6 +2,7 @@ package sql
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -43,10 +44,14 @@ type journal struct {
 	log   *slog.Logger
 
 	mu    sync.Mutex
-	noted *simplelru.LRU[string, time.Time] // by identity and statement: the hour in which it was
-	sums  map[string]*sum                   // by identity
-	since time.Time                         // from when the sums are
+	noted *simplelru.LRU[statementMark, time.Time] // the hour in which it was
+	sums  map[string]*sum                          // by identity
+	since time.Time                                // from when the sums are
 }
+
+// statementMark stands for an identity and a statement. It is a digest, because a
+// statement may have 256 KiB and what is remembered of 20,000 of them must not have that.
+type statementMark [sha256.Size]byte
 
 // sum is what an identity asked and saw since the last note of it.
 type sum struct {
@@ -57,7 +62,7 @@ type sum struct {
 
 func newJournal(notes auth.Notes, now func() time.Time, log *slog.Logger) *journal {
 	d := &journal{notes: notes, now: now, log: log, sums: map[string]*sum{}, since: now()}
-	d.noted, _ = simplelru.NewLRU[string, time.Time](mostNoted, nil) // it fails for no size alone
+	d.noted, _ = simplelru.NewLRU[statementMark, time.Time](mostNoted, nil) // it fails for no size alone
 	return d
 }
 
@@ -73,8 +78,9 @@ func (d *journal) note(ctx context.Context, a *auth.Access, q *asked, normal str
 	for _, name := range slices.Sorted(maps.Keys(q.params)) {
 		key += "\x00" + name
 	}
+	mark := statementMark(sha256.Sum256([]byte(key)))
 	d.mu.Lock()
-	at, ok := d.noted.Get(key)
+	at, ok := d.noted.Get(mark)
 	d.mu.Unlock()
 	if ok && at.Equal(now) {
 		return nil
@@ -95,7 +101,7 @@ func (d *journal) note(ctx context.Context, a *auth.Access, q *asked, normal str
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.noted.Add(key, now)
+	d.noted.Add(mark, now)
 	return nil
 }
 

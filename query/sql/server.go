@@ -29,15 +29,16 @@ import (
 // What is asked is noted here; see [Server.Run].
 const Method = "/mcpaudit.sql/Statement"
 
-// Rule is the right that a statement wants.
-var Rule = auth.Rule{Permission: auth.Read, Note: auth.NoteNever}
+// Rule is the right that a statement wants: reading, of every tenant. The package comment
+// says why some of them won't do.
+var Rule = auth.Rule{Permission: auth.Read, Whole: true, Note: auth.NoteNever}
 
 // Config of a server.
 type Config struct {
 	// Limits of one statement; Rows of 0 is a thousand million rows read. Its result has
 	// at most 100,000 rows and 64 MiB.
 	Limits store.Limits
-	// Patience is how long a statement waits for one of the engine's two connections for
+	// Patience is how long a statement waits for one of the engine's connections for
 	// readers. Default 10 s.
 	Patience time.Duration
 	// Stall is how long a client may send nothing of a statement, or take nothing of a
@@ -167,7 +168,7 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 
 // statement answers a request that was let in. An error says that the answer broke off.
 func (s *Server) statement(ctx context.Context, w http.ResponseWriter, r *http.Request, conn *http.ResponseController) error {
-	a, err := scope.Access(ctx, s.d.Log)
+	a, err := scope.Whole(ctx, s.d.Log)
 	if err != nil {
 		s.refuse(w, err)
 		return nil
@@ -180,12 +181,11 @@ func (s *Server) statement(ctx context.Context, w http.ResponseWriter, r *http.R
 	}
 	var resp *http.Response
 	var rows atomic.Int64
-	told := func(code int, text string) string { return tell(code, text, !a.Scope.Every) }
 	if err == nil {
-		resp, err = s.run(ctx, a, q, &rows, told)
+		resp, err = s.run(ctx, a, q, &rows)
 	}
 	if err != nil {
-		s.failed(ctx, w, err, told)
+		s.failed(ctx, w, err)
 		if q != nil && !embedded.IsHello(q.text) {
 			s.journal.count(a, 0, true)
 		}
@@ -200,12 +200,10 @@ func (s *Server) statement(ctx context.Context, w http.ResponseWriter, r *http.R
 }
 
 // run judges a statement, notes it and has it begun.
-func (s *Server) run(ctx context.Context, a *auth.Access, q *asked, rows *atomic.Int64, told func(int, string) string) (*http.Response, error) {
-	reading := embedded.Reading{Text: q.text, Format: q.format, Params: q.params, Settings: q.settings, Protocol: q.protocol, Tell: told, Rows: rows, Patience: s.cfg.Patience}
-	limits := s.cfg.Limits
-	limits.Tenants = scope.Tenants(a)
+func (s *Server) run(ctx context.Context, a *auth.Access, q *asked, rows *atomic.Int64) (*http.Response, error) {
+	reading := embedded.Reading{Text: q.text, Format: q.format, Params: q.params, Settings: q.settings, Protocol: q.protocol, Tell: tell, Rows: rows, Patience: s.cfg.Patience}
 	if q.protocol > 0 && embedded.IsHello(q.text) {
-		return s.d.Store.ReadSQL(ctx, limits, reading) // a driver's greeting, answered without the engine
+		return s.d.Store.ReadSQL(ctx, s.cfg.Limits, reading) // a driver's greeting, answered without the engine
 	}
 	known, err := s.names(ctx)
 	if err != nil {
@@ -213,7 +211,7 @@ func (s *Server) run(ctx context.Context, a *auth.Access, q *asked, rows *atomic
 	}
 	outline, err := s.d.Store.Outline(ctx, reading)
 	if err == nil {
-		err = judge(outline, a.Scope.Every, known)
+		err = judge(outline, known)
 	} else if x, ok := errors.AsType[*embedded.Exception](err); !ok || x.Code == codeTooMany {
 		return nil, err // nothing is known of it yet
 	}
@@ -226,7 +224,7 @@ func (s *Server) run(ctx context.Context, a *auth.Access, q *asked, rows *atomic
 	if err != nil {
 		return nil, err
 	}
-	return s.d.Store.ReadSQL(ctx, limits, reading)
+	return s.d.Store.ReadSQL(ctx, s.cfg.Limits, reading)
 }
 
 // firstPart is how much of a result is waited for before any of it leaves: what is not
@@ -299,14 +297,14 @@ func (s *Server) sendFailure(w http.ResponseWriter, body []byte) error {
 }
 
 // failed answers a statement that was refused or failed.
-func (s *Server) failed(ctx context.Context, w http.ResponseWriter, err error, told func(int, string) string) {
+func (s *Server) failed(ctx context.Context, w http.ResponseWriter, err error) {
 	if ctx.Err() != nil {
 		return // nobody listens
 	}
 	x, ok := errors.AsType[*embedded.Exception](err)
 	switch {
 	case ok:
-		x = &embedded.Exception{Code: x.Code, Text: told(x.Code, x.Text)}
+		x = &embedded.Exception{Code: x.Code, Text: tell(x.Code, x.Text)}
 	case status.Code(err) == codes.Unavailable:
 		s.refuse(w, err)
 		return

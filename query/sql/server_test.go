@@ -35,7 +35,7 @@ func options(p *port, key string) *clickhouse.Options {
 
 func TestGrafanasDriverReads(t *testing.T) {
 	p := newPort(t)
-	key, _ := p.key(t, auth.Analyst, "globex", "")
+	key, _ := p.key(t, auth.Analyst, auth.EveryTenant, "")
 	db := clickhouse.OpenDB(options(p, key))
 	defer db.Close()
 	if err := db.PingContext(t.Context()); err != nil {
@@ -60,7 +60,7 @@ func TestGrafanasDriverReads(t *testing.T) {
 		}
 		total += n
 	}
-	if err := rows.Err(); err != nil || total != rowsOfEach {
+	if err := rows.Err(); err != nil || total != 2*rowsOfEach {
 		t.Errorf("%d %v", total, err)
 	}
 	_, err = db.QueryContext(t.Context(), "SELECT nothing FROM events")
@@ -86,7 +86,7 @@ func TestGrafanasDriverReads(t *testing.T) {
 
 func TestStatementsComeInEveryWayOfClickHouse(t *testing.T) {
 	p := newEmptyPort(t)
-	key, _ := p.key(t, auth.Analyst, "acme", "")
+	key, _ := p.key(t, auth.Analyst, auth.EveryTenant, "")
 	get := func(target string, set func(*http.Request)) reply {
 		req, _ := http.NewRequest(http.MethodGet, p.URL+target, nil)
 		set(req)
@@ -153,7 +153,7 @@ func TestStatementsComeInEveryWayOfClickHouse(t *testing.T) {
 
 func TestRevokedKeysAreRefused(t *testing.T) {
 	p := newEmptyPort(t)
-	key, id := p.key(t, auth.Analyst, "acme", "")
+	key, id := p.key(t, auth.Analyst, auth.EveryTenant, "")
 	if got := p.ask(t, key, "SELECT 1"); got.status != 200 {
 		t.Fatalf("%+v", got)
 	}
@@ -174,22 +174,19 @@ func TestLimitsEndAStatement(t *testing.T) {
 	p := newEmptyPort(t, func(c *Config) {
 		c.Limits = store.Limits{Time: 2 * time.Second, Memory: 600 << 20, Rows: 50_000_000}
 	})
-	every, _ := p.key(t, auth.Analyst, auth.EveryTenant, "")
-	acme, _ := p.key(t, auth.Analyst, "acme", "")
+	key, _ := p.key(t, auth.Analyst, auth.EveryTenant, "")
 	for _, test := range []struct{ sql, code string }{
 		{"SELECT count() FROM numbers(49000000) WHERE NOT ignore(sipHash64(toString(number)), SHA512(toString(number)))", "159"},
-		{"SELECT length(groupArray(repeat(toString(number % 10), 100000))) FROM numbers(100000)", "241"},
+		{"SELECT length(groupArray(leftPad(toString(number % 10), 100000))) FROM numbers(100000)", "241"},
 		{"SELECT number FROM numbers(200000)", "396"},
-		{"SELECT repeat(toString(number % 10), 1000) FROM numbers(99000)", "396"},
+		{"SELECT leftPad(toString(number % 10), 1000) FROM numbers(99000)", "396"},
 		{"SELECT count() FROM numbers(60000000) WHERE number > 5", "158"},
 	} {
-		for _, key := range []string{every, acme} {
-			if got := p.ask(t, key, test.sql); got.code != test.code {
-				t.Errorf("%s: %d %s %.300q", test.sql, got.status, got.code, got.body)
-			}
+		if got := p.ask(t, key, test.sql); got.code != test.code {
+			t.Errorf("%s: %d %s %.300q", test.sql, got.status, got.code, got.body)
 		}
 	}
-	if got := p.ask(t, acme, "SELECT number FROM numbers(100000)"); got.status != 200 || strings.Count(got.body, "\n") != 99_999 {
+	if got := p.ask(t, key, "SELECT number FROM numbers(100000)"); got.status != 200 || strings.Count(got.body, "\n") != 99_999 {
 		t.Errorf("%d %.200q", got.status, got.body)
 	}
 }
@@ -260,14 +257,14 @@ func TestManyClientsLeaveRoomForAppends(t *testing.T) {
 
 func TestWhatIsAskedIsInTheLogOnceAnHour(t *testing.T) {
 	p := newPort(t)
-	key, _ := p.key(t, auth.Analyst, "acme", "")
+	key, _ := p.key(t, auth.Analyst, auth.EveryTenant, "")
 	for i := range 5 {
 		if got := p.ask(t, key, fmt.Sprintf("SELECT count() FROM events WHERE target = 'secret%d'", i)); got.status != 200 {
 			t.Fatalf("%+v", got)
 		}
 	}
 	got := p.notes.of(methodStatement)
-	if len(got) != 1 || !strings.Contains(got[0].Request, "secret0") || got[0].Who.Tenant != "acme" || !strings.HasPrefix(got[0].Who.Principal, "key:") || got[0].Labels["via"] != "sql" {
+	if len(got) != 1 || !strings.Contains(got[0].Request, "secret0") || !strings.HasPrefix(got[0].Who.Principal, "key:") || got[0].Labels["via"] != "sql" {
 		t.Fatalf("%+v", got)
 	}
 	p.ask(t, key, "SELECT target FROM events ORDER BY target LIMIT 7")
@@ -283,6 +280,7 @@ func TestWhatIsAskedIsInTheLogOnceAnHour(t *testing.T) {
 	if len(got) != 5 || !strings.Contains(got[3].Request, "secret9") || len(got[4].Request) > 5000 || !strings.Contains(got[4].Request, `"length":10009`) {
 		t.Errorf("%d %.200s", len(got), got[len(got)-1].Request)
 	}
+	p.Close() // a statement is counted when its answer has left
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	p.sql.Run(ctx)
@@ -294,17 +292,17 @@ func TestWhatIsAskedIsInTheLogOnceAnHour(t *testing.T) {
 
 func TestWhatCantBeNotedIsNotShown(t *testing.T) {
 	p := newPort(t)
-	key, _ := p.key(t, auth.Analyst, "acme", "")
+	key, _ := p.key(t, auth.Analyst, auth.EveryTenant, "")
 	p.notes.mu.Lock()
 	p.notes.away = true
 	p.notes.mu.Unlock()
-	if got := p.ask(t, key, "SELECT count() FROM events"); got.status != 503 || strings.Contains(got.body, "2000") {
+	if got := p.ask(t, key, "SELECT count() FROM events"); got.status != 503 || strings.Contains(got.body, "4000") {
 		t.Errorf("%+v", got)
 	}
 	p.notes.mu.Lock()
 	p.notes.away = false
 	p.notes.mu.Unlock()
-	if got := p.ask(t, key, "SELECT count() FROM events"); got.body != "2000" || len(p.notes.of(methodStatement)) != 1 {
+	if got := p.ask(t, key, "SELECT count() FROM events"); got.body != "4000" || len(p.notes.of(methodStatement)) != 1 {
 		t.Errorf("%+v", got)
 	}
 }
