@@ -1,5 +1,5 @@
 #!/bin/bash
-# Makes mcpaudit's accounts at the first start of ClickHouse: those of users.sql and
+# Makes mcpaudit's accounts at each start of ClickHouse, where they are not there yet: those of users.sql and
 # grafana.sql as they are on a single server, with the passwords of secrets/.
 set -euo pipefail
 single() { sed -e '/-- cluster/d' -e 's/ ON CLUSTER audit//' "$1"; }
@@ -13,5 +13,5 @@ password() { # ACCOUNT FILE: hexadecimal digits, so that there is nothing to quo
   single /etc/mcpaudit/grafana.sql
   password mcpaudit_writer /run/secrets/clickhouse_writer
   password mcpaudit_grafana /run/secrets/clickhouse_grafana
-  echo 'DROP USER mcpaudit_reader;' # it has a password that everybody knows, and nobody needs it here
+  echo 'DROP USER IF EXISTS mcpaudit_reader;' # it has a password that everybody knows, and nobody needs it here
 } | clickhouse-client --multiquery
