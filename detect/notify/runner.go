@@ -153,6 +153,16 @@ func (r *Runner) Waiting(receiver string) (n int, since time.Time) {
 	return 0, time.Time{}
 }
 
+// Begin draws the line, where there is none yet, between what is history and what has to be
+// told: behind all that was told by now. Run does so, too, when it comes to it; who starts
+// the detectors beside it begins before them, or their first findings may count as history.
+func (r *Runner) Begin(ctx context.Context) error {
+	if err := (&session{d: &r.d}).begin(ctx, &reading{}); err != nil {
+		return fmt.Errorf("note from when on people are told of findings: %w", err)
+	}
+	return nil
+}
+
 // leadEvery is how often it is looked whether this instance leads.
 const leadEvery = time.Second
 

@@ -69,6 +69,21 @@ func TestWhatIsFoundAfterAnEmptyStartIsTold(t *testing.T) {
 	})
 }
 
+// What is found between the beginning and the first look is news: detectors are quick.
+func TestWhatIsFoundBeforeTheFirstLookIsTold(t *testing.T) {
+	inTime(t, func(t *testing.T, w *world) {
+		w.find(1, detect.High)
+		w.startWith(simple, func(r *Runner) {
+			if err := r.Begin(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			w.find(2, detect.High)
+		})
+		time.Sleep(time.Minute)
+		w.person("oncall").heard("+10s firing 2 high")
+	})
+}
+
 func TestWhatIsSuppressedOrClosedIsNotTold(t *testing.T) {
 	inTime(t, func(t *testing.T, w *world) {
 		w.start(simple)

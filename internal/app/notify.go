@@ -19,7 +19,7 @@ type notifier struct{ *notify.Runner }
 
 // newNotify reads the plan and makes what carries it out; nil without a plan. Of several
 // instances that share detection, the one that has its first share tells.
-func newNotify(cfg *Config, s *store.Store, book *ruleBook, team *share.Team, d Deps, m *metrics) (*notifier, error) {
+func newNotify(ctx context.Context, cfg *Config, s *store.Store, book *ruleBook, team *share.Team, d Deps, m *metrics) (*notifier, error) {
 	if cfg.Notify.File == "" {
 		return nil, nil
 	}
@@ -40,7 +40,7 @@ func newNotify(cfg *Config, s *store.Store, book *ruleBook, team *share.Team, d 
 	if err != nil {
 		return nil, err
 	}
-	return &notifier{r}, nil
+	return &notifier{r}, r.Begin(ctx)
 }
 
 // Receivers are those of the plan, with what waits for them here.

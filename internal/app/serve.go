@@ -160,7 +160,7 @@ func Serve(ctx context.Context, cfg Config, d Deps) error {
 			return err
 		}
 		pb.RegisterRuleServiceServer(server, findings.NewRules(book, record, d.Now, d.Log))
-		if telling, err = newNotify(&cfg, s, book, detecting, d, m); err != nil {
+		if telling, err = newNotify(ctx, &cfg, s, book, detecting, d, m); err != nil {
 			return err
 		}
 		var api findings.Notifier // without a plan there is nobody, and not nobody's runner
